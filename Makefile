@@ -1,0 +1,30 @@
+# `make quickstart` and `make test` do everything on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: quickstart test check benchmark clean
+
+quickstart: .venv/ready
+	.venv/bin/crosscope quickstart quickstart --overwrite
+
+test: .venv/ready check
+	$(PY) -m pytest -n auto
+
+check: .venv/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+benchmark: .venv/ready
+	$(PY) benchmarks/quickstart.py
+	$(PY) benchmarks/prediction.py
+
+# torch goes first and alone: the pinned version is the one whose CPU build is small.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --constraint constraints.txt torch
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[nd2,tensorboard,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv quickstart

@@ -1,0 +1,1 @@
+"""File -> image -> registered pair -> patches.  NumPy only: no torch."""

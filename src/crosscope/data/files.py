@@ -1,0 +1,89 @@
+"""Files that are whole or absent: a temporary name first, the final name when complete."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from crosscope.data.errors import OutputError
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where `path` exists and may not be replaced; an empty folder is free."""
+    if overwrite or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    raise OutputError(path, "exists already", "Choose another name or pass --overwrite")
+
+
+@contextmanager
+def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary path; when the block ends well, the file there takes its final name.
+
+    The temporary file lies in the same folder and keeps the suffix. It is flushed to the disk
+    before it is renamed, and removed when the block fails: nothing half-written stays.
+
+    Raises
+    ------
+    OutputError
+        `path` exists and `overwrite` is false, or the operating system refuses (full, read-only).
+    """
+    require_free(path, overwrite=overwrite)
+    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder; when the block ends well, it takes the place of `path`.
+
+    Raises
+    ------
+    OutputError
+        `path` exists, is not an empty folder and `overwrite` is false, or the operating system
+        refuses.
+    """
+    require_free(path, overwrite=overwrite)
+    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            path.unlink()
+        part.replace(path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:
+    """Write JSON that every reader accepts: no NaN, no infinity, UTF-8, indented."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with writing(path, overwrite=overwrite) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or type(error).__name__
+    return OutputError(path, f"cannot be written ({reason})", "Choose a folder with free space")

@@ -1,0 +1,1 @@
+"""Images -> a number, one file per measure."""

@@ -1,0 +1,1 @@
+"""Patches -> model: the networks, their losses, their training, the file they travel in."""

@@ -1,0 +1,1 @@
+"""Model + image -> image, tile by tile."""
