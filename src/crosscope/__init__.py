@@ -1,1 +1,100 @@
-"""crosscope."""
+"""See through one fluorescence microscope as if it were another.
+
+    files -> Image -> raw pair -> registered pair -> patches -> model -> image -> report
+
+| stage           | axes               | intensity means                            | grid       |
+|-----------------|--------------------|--------------------------------------------|------------|
+| raw pair        | y x, y x           | camera grey values, each its own offset    | each its own |
+| registered pair | y x, y x           | as above, the source resampled once        | the target's |
+| patches         | n y x, n y x       | scaled by the rule that the model stores   | the target's |
+| model           | b 1 y x to b 1 y x | scaled                                     | the target's |
+| image           | as the input's     | the target modality's grey values          | the target's |
+| report          | -                  | PSNR, SSIM (range stated), FWHM in nm      | -          |
+
+The source is the modality one has, the target the one wanted. Lengths are nm, y comes before x.
+
+    import crosscope as cs
+    pairs = [cs.register(pair) for pair in cs.read_pairs("raw/confocal", "raw/sted")]
+    model = cs.train(pairs, cs.TrainingPlan(minutes=10))
+    sharp = cs.predict(model, cs.read_image("cell.tif"))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crosscope.data.errors import CrosscopeError as CrosscopeError
+    from crosscope.data.errors import DomainError as DomainError
+    from crosscope.data.errors import ImageError as ImageError
+    from crosscope.data.errors import InputError as InputError
+    from crosscope.data.errors import ModelError as ModelError
+    from crosscope.data.errors import OutputError as OutputError
+    from crosscope.data.errors import PairError as PairError
+    from crosscope.data.errors import RegistrationError as RegistrationError
+    from crosscope.data.files import require_free as require_free
+    from crosscope.data.images import Channel as Channel
+    from crosscope.data.images import Image as Image
+    from crosscope.data.images import list_images as list_images
+    from crosscope.data.images import read_image as read_image
+    from crosscope.data.images import write_image as write_image
+    from crosscope.data.pairs import RawPair as RawPair
+    from crosscope.data.pairs import match_files as match_files
+    from crosscope.data.pairs import read_pair as read_pair
+    from crosscope.data.pairs import read_pairs as read_pairs
+    from crosscope.data.registration import RefusedPair as RefusedPair
+    from crosscope.data.registration import RegisteredPair as RegisteredPair
+    from crosscope.data.registration import Transform as Transform
+    from crosscope.data.registration import read_registered as read_registered
+    from crosscope.data.registration import register as register
+    from crosscope.data.registration import write_registered as write_registered
+    from crosscope.model.engine import Engine as Engine
+    from crosscope.model.model import Model as Model
+    from crosscope.model.plan import TrainingPlan as TrainingPlan
+    from crosscope.model.plan import paper_plan as paper_plan
+    from crosscope.model.training import Moment as Moment
+    from crosscope.model.training import TrainingError as TrainingError
+    from crosscope.model.training import train as train
+    from crosscope.optics.systems import SimulatedPair as SimulatedPair
+    from crosscope.optics.systems import simulate as simulate
+    from crosscope.optics.systems import write_simulation as write_simulation
+    from crosscope.prediction.files import predict_files as predict_files
+    from crosscope.prediction.images import PredictionPlan as PredictionPlan
+    from crosscope.prediction.images import predict as predict
+    from crosscope.prediction.images import predict_channels as predict_channels
+    from crosscope.report.evaluation import Report as Report
+    from crosscope.report.evaluation import evaluate as evaluate
+    from crosscope.report.evaluation import read_truth as read_truth
+
+_HOMES = {
+    "data.errors": "CrosscopeError DomainError ImageError InputError ModelError OutputError "
+    "PairError RegistrationError",
+    "data.files": "require_free",
+    "data.images": "Channel Image list_images read_image write_image",
+    "data.pairs": "RawPair match_files read_pair read_pairs",
+    "data.registration": "RefusedPair RegisteredPair Transform read_registered register "
+    "write_registered",
+    "model.engine": "Engine",
+    "model.model": "Model",
+    "model.plan": "TrainingPlan paper_plan",
+    "model.training": "Moment TrainingError train",
+    "optics.systems": "SimulatedPair simulate write_simulation",
+    "prediction.files": "predict_files",
+    "prediction.images": "PredictionPlan predict predict_channels",
+    "report.evaluation": "Report evaluate read_truth",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_HOME_OF)  # noqa: PLE0605 - a test holds it against the imports above
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch comes with the verb that needs it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

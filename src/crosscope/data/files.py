@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crosscope.data.errors import OutputError
@@ -47,7 +47,8 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where there never was a folder for it
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

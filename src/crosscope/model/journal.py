@@ -1,0 +1,79 @@
+"""What a training run tells of itself: log.jsonl always, TensorBoard where it is installed."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Journal:
+    """The lines of a run, kept in memory and, where there is a folder, on the disk.
+
+    Parameters
+    ----------
+    folder : Path or None
+        The run's; None keeps the lines in memory only.
+    last_step : int
+        Lines beyond it are of steps that a killed run will do again: they are dropped.
+    say : callable
+        Told once where TensorBoard is missing.
+    """
+
+    def __init__(self, folder: Path | None, *, last_step: int, say: Callable[[str], None]) -> None:
+        self.lines: list[Mapping[str, Any]] = []
+        self._path = folder / "log.jsonl" if folder else None
+        self._board: Any = None
+        if not folder or not self._path:
+            return
+        if last_step and self._path.exists():
+            lines = (json.loads(line) for line in self._path.read_text().splitlines())
+            self.lines = [line for line in lines if line["step"] <= last_step]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            say("No TensorBoard curves: pip install 'crosscope[tensorboard]' for them.")
+            return
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._board:
+            self._board.close()
+
+    def write(
+        self, line: Mapping[str, Any], images: Mapping[str, Float[np.ndarray, "n y x"]]
+    ) -> None:
+        """Add a line, and the images beside it, scaled from 0 to 1, in a row each."""
+        self.lines.append(line)
+        if self._path:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._board:
+            for name, value in _numbers(line):
+                self._board.add_scalar(name, value, line["step"])
+            for name, stack in images.items():
+                row = np.concatenate(list(np.clip(stack, 0, 1)), axis=1)
+                self._board.add_image(name, row, line["step"], dataformats="HW")
+
+
+def _numbers(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            found += _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            found.append((prefix + key, float(value)))
+    return found

@@ -1,0 +1,223 @@
+"""A model: everything needed to use it, in one file that executes nothing when it is read.
+
+MODEL.zip holds model.json (what it is and what it was trained on), log.jsonl (how its training
+went), and the weights generator.safetensors and, for an adversarial model, twin.safetensors.
+"""
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from crosscope.data.errors import ModelError
+from crosscope.data.files import sha256, writing
+from crosscope.data.sampling import Scaling
+from crosscope.model.generator import build_generator
+from crosscope.model.reach import Reach
+
+VERSION = 1
+LARGEST_MEMBER = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
+_NO_MODEL = "Pass a model.zip that `crosscope train` wrote"
+
+
+@dataclass(frozen=True)
+class SeenField:
+    """A field of view that the model learned from ("training") or was chosen by ("validation")."""
+
+    name: str
+    part: str
+    source_sha256: str | None
+    target_sha256: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained generator and what is needed to use it rightly.
+
+    Attributes
+    ----------
+    network, base : str, int
+        Which network it is, and its width: as data, so that both are used alike.
+    generator : nn.Module
+        b 1 y x scaled source on the target's grid -> b 1 y x scaled target.
+    twin : nn.Module or None
+        The generator before the adversarial phase: the same data, no discriminator.
+    source_scaling, target_scaling : Scaling
+        From grey values to the network's numbers; measured once, on the training fields.
+    source_pixel_size_nm, target_pixel_size_nm : (y, x)
+        Of the images it takes and of those it gives.
+    reach : Reach
+        What tiles must overlap by.
+    plan : mapping
+        The TrainingPlan, with what was measured at the start (threads, precision).
+    fields : tuple of SeenField
+    training : mapping
+        "steps", "seconds", "best_step", the kept generator's figures on the validation patches
+        ("validation") and the terms' shares of its objective at the end ("shares").
+    log : tuple of mappings
+        The lines of log.jsonl.
+    sha256 : str or None
+        Of the file it was loaded from or saved to.
+    """
+
+    network: str
+    base: int
+    generator: nn.Module
+    twin: nn.Module | None
+    source_scaling: Scaling
+    target_scaling: Scaling
+    source_pixel_size_nm: tuple[float, float]
+    target_pixel_size_nm: tuple[float, float]
+    reach: Reach
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    fields: tuple[SeenField, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    log: tuple[Mapping[str, Any], ...] = ()
+    sha256: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of the generator's weights."""
+        return sum(weight.numel() for weight in self.generator.parameters())
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Self:
+        """Write the model to one file; the same model gives the same bytes.
+
+        Returns the model with `sha256` set. Raises OutputError where it cannot be written and
+        ModelError where a weight is not finite: no NaN is ever saved.
+        """
+        path = Path(path)
+        weights = {"generator": self.generator} | ({"twin": self.twin} if self.twin else {})
+        members = {f"{name}.safetensors": _to_bytes(net, path) for name, net in weights.items()}
+        card = {
+            "format": "crosscope-model",
+            "version": VERSION,
+            "network": self.network,
+            "base": self.base,
+            "source_scaling": asdict(self.source_scaling),
+            "target_scaling": asdict(self.target_scaling),
+            "source_pixel_size_nm": self.source_pixel_size_nm,
+            "target_pixel_size_nm": self.target_pixel_size_nm,
+            "reach": asdict(self.reach),
+            "plan": self.plan,
+            "fields": [asdict(seen) for seen in self.fields],
+            "training": self.training,
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+        }
+        members["model.json"] = json.dumps(card, indent=2, allow_nan=False).encode()
+        members["log.jsonl"] = "".join(
+            json.dumps(line, allow_nan=False) + "\n" for line in self.log
+        ).encode()
+        with writing(path, overwrite=overwrite) as part, zipfile.ZipFile(part, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(zipfile.ZipInfo(name), data)  # no date: the same bytes again
+        return replace(self, sha256=sha256(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Model":
+        """Read a model file; nothing in it is executed, every weight is checked.
+
+        Raises
+        ------
+        ModelError
+            Not there, not a model file, of a later version, damaged (hashes, shapes, NaN).
+        """
+        path = Path(path)
+        members = _read_members(path)
+        try:
+            card = json.loads(members["model.json"])
+            if card["format"] != "crosscope-model":
+                raise ModelError(path, "is not a crosscope model", _NO_MODEL)
+            if card["version"] > VERSION:
+                reason = f"is of version {card['version']}, this program reads up to {VERSION}"
+                raise ModelError(path, reason, "Update crosscope")
+            for name, digest in card["sha256"].items():
+                if hashlib.sha256(members[name]).hexdigest() != digest:
+                    raise ModelError(path, f"{name} in it is damaged", "Copy the file again")
+            networks = [name for name in ("generator", "twin") if f"{name}.safetensors" in members]
+            built = {name: build_generator(card["network"], card["base"]) for name in networks}
+            for name, network in built.items():
+                load_weights(network, _from_bytes(members[f"{name}.safetensors"], path), path)
+            return cls(
+                network=card["network"],
+                base=card["base"],
+                generator=built["generator"].eval(),
+                twin=built["twin"].eval() if "twin" in built else None,
+                source_scaling=Scaling(**card["source_scaling"]),
+                target_scaling=Scaling(**card["target_scaling"]),
+                source_pixel_size_nm=_size(card["source_pixel_size_nm"]),
+                target_pixel_size_nm=_size(card["target_pixel_size_nm"]),
+                reach=Reach(**card["reach"]),
+                plan=card["plan"],
+                fields=tuple(SeenField(**seen) for seen in card["fields"]),
+                training=card["training"],
+                log=tuple(json.loads(line) for line in members["log.jsonl"].splitlines()),
+                sha256=sha256(path),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            reason = f"its description is damaged ({type(error).__name__}: {error})"
+            raise ModelError(path, reason, _NO_MODEL) from error
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors of exactly the network's names and shapes, all finite, or raise ModelError."""
+    expected = network.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+        reason = "its weights are not those of the network that it names"
+        raise ModelError(path, reason, _NO_MODEL)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise ModelError(path, "has weights that are not finite", "Train again or copy it again")
+    network.load_state_dict(dict(weights))
+
+
+def _read_members(path: Path) -> dict[str, bytes]:
+    """Read the known members of the archive into memory: nothing is unpacked to the disk."""
+    known = {"model.json", "log.jsonl", "generator.safetensors", "twin.safetensors"}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            names = [info.filename for info in infos]
+            if not set(names) <= known or len(set(names)) != len(names):
+                raise ModelError(path, "is an archive, but not a crosscope model", _NO_MODEL)
+            if any(info.file_size > LARGEST_MEMBER for info in infos):
+                raise ModelError(path, "declares members larger than any model has", _NO_MODEL)
+            return {name: archive.read(name) for name in names}
+    except FileNotFoundError as error:
+        raise ModelError(path, "there is no such file", _NO_MODEL) from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ModelError(path, "is not a model file", _NO_MODEL) from error
+    except Exception as error:  # zlib and friends on forged data
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(path, "is not a model file", _NO_MODEL) from error
+
+
+def _to_bytes(network: nn.Module, path: Path) -> bytes:
+    weights = {name: w.detach().cpu().contiguous() for name, w in network.state_dict().items()}
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+        raise ModelError(path, "the weights to be saved are not finite", "Train at a lower rate")
+    return safetensors.torch.save(weights)
+
+
+def _from_bytes(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(path, "its weights cannot be read", "Copy the file again") from error
+
+
+def _size(values: Any) -> tuple[float, float]:
+    y, x = (float(value) for value in values)
+    if not (math.isfinite(y) and math.isfinite(x) and y > 0 and x > 0):
+        raise ValueError("a pixel size must be positive")
+    return y, x

@@ -1,0 +1,483 @@
+"""Registered pairs -> model: a regression warm start, then the adversarial phase.
+
+1. warm: the generator lowers MSE - w log[(1 + SSIM)/2] alone. The best stays as the model's twin.
+2. discriminator: it learns to tell the generator's images from the target's, the generator waits.
+3. adversarial: both learn. The generator lowers
+       -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2],
+   lambda and nu set once, when the phase begins, so that those terms have the asked shares.
+
+Of each phase the moving average of the weights with the lowest validation loss is kept. A batch is
+a function of the seed and the step's number alone, so that a killed run goes on exactly from its
+checkpoint. Wang et al., Nature Methods 16, 103 (2019), doi 10.1038/s41592-018-0239-0.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from crosscope.data.errors import InputError, ModelError, PairError
+from crosscope.data.registration import RegisteredPair
+from crosscope.data.sampling import Scaling, Split, cut_patches, measure_scaling, split_fields
+from crosscope.model.discriminator import Discriminator
+from crosscope.model.engine import choose_engine, find_device
+from crosscope.model.generator import build_generator
+from crosscope.model.journal import Journal
+from crosscope.model.losses import adversarial_loss, discriminator_loss, mse_loss, ssim_loss
+from crosscope.model.model import Model, SeenField
+from crosscope.model.plan import TrainingPlan
+from crosscope.model.reach import measure_reach
+from crosscope.model.state import Progress, State, load_checkpoint, save_checkpoint
+
+DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
+MOMENTS = 40  # validations and checkpoints in a run ...
+MOMENT_STEPS = 1000  # ... and at least one in so many steps
+DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
+VALIDATION_PATCHES = 128
+
+
+class TrainingError(InputError):
+    """Training cannot go on; what was kept until then stays."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands, for those who watch: the part done (0 to 1) and a few words."""
+
+    done: float
+    step: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Scaled patches on the device."""
+
+    source: Float[Tensor, "n 1 y x"]
+    target: Float[Tensor, "n 1 y x"]
+
+
+def train(
+    pairs: Sequence[RegisteredPair],
+    plan: TrainingPlan | None = None,
+    *,
+    run: Path | None = None,
+    init: Model | None = None,
+    resume: bool = False,
+    watch: Callable[[Moment], None] = lambda moment: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Model:
+    """Learn to turn images of the source modality into images of the target modality.
+
+    Parameters
+    ----------
+    pairs : sequence of RegisteredPair
+        All of the same pixel sizes. Several are split into training and validation by field of
+        view; a single one is cut in two, with a guard band of the network's reach between.
+    plan : TrainingPlan
+        Default: the `fast` preset for ten minutes.
+    run : Path, optional
+        Folder for log.jsonl, tensorboard and checkpoints; without it nothing is written.
+    init : Model, optional
+        Start from this model's weights (transfer learning).
+    resume : bool
+        Go on from the newest checkpoint of `run`; the same plan and fields are needed.
+    watch, say : callables
+        Told at every step where the run stands; told what was chosen and why.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    PairError
+        No pairs, too small, without signal, or of unequal pixel sizes.
+    ModelError
+        `init` is of another network; no checkpoint, or one of another plan or other fields.
+    TrainingError
+        The loss is no longer finite.
+    """
+    plan = plan or TrainingPlan()
+    sizes_nm = _pixel_sizes_nm(pairs)
+    device = find_device()
+    state = start(plan, init, device)
+    checkpoint = load_checkpoint(run / "checkpoints") if resume and run else None
+    if checkpoint:
+        plan = _same_plan(plan, TrainingPlan(**checkpoint.about["plan"]), checkpoint.path)
+
+    guard_px = measure_reach(state.generator, np.zeros((64, 64), np.float32)).exact_px
+    split = split_fields(
+        pairs, validation_share=plan.validation_share, guard_px=guard_px, seed=plan.seed
+    )
+    say(split.how)
+    fields = _seen_fields(split)
+    scalings = (
+        measure_scaling([pair.source.pixels for pair in split.training]),
+        measure_scaling([pair.target.pixels for pair in split.training]),
+    )
+    data = load(split.training, plan, scalings, device)
+    held_out = load(split.validation, plan, scalings, device, most=VALIDATION_PATCHES)
+
+    if checkpoint:
+        if checkpoint.about["fields"] != [asdict(seen) for seen in fields]:
+            raise ModelError(checkpoint.path, "was trained on other fields", "Choose another RUN")
+        state.restore(checkpoint.tensors, checkpoint.progress)
+        say(f"Going on from step {state.progress.step}.")
+    else:
+        plan = measure_engine(plan, state, data)
+    say(f"{device.type}, {plan.precision}, threads: {plan.threads}.")
+
+    about = {"plan": asdict(plan), "fields": [asdict(seen) for seen in fields]}
+    journal = Journal(run, last_step=state.progress.step, say=say)
+    with journal, plan.engine.in_use():
+        for moment in _moments(state, plan, data, watch):
+            line = moment | {"validation": validate(state, plan, held_out)}
+            keep_best(state, line["validation"], state.progress.phase)
+            journal.write(line, _examples(state, plan, held_out) if run else {})
+            if run:
+                save_checkpoint(state, run / "checkpoints", about)
+
+    best = "adversarial" if "adversarial" in state.kept else "warm"
+    generator = copy.deepcopy(state.average)
+    generator.load_state_dict(state.kept[best])
+    twin = copy.deepcopy(state.average)
+    twin.load_state_dict(state.kept["warm"])
+    at_best = next(line for line in journal.lines if line["step"] == state.progress.best_step[best])
+    field = scalings[0].apply(split.validation[0].source.pixels)
+    return Model(
+        network=plan.network,
+        base=plan.base,
+        generator=generator.cpu().eval(),
+        twin=twin.cpu().eval() if best == "adversarial" else None,
+        source_scaling=scalings[0],
+        target_scaling=scalings[1],
+        source_pixel_size_nm=sizes_nm[0],
+        target_pixel_size_nm=sizes_nm[1],
+        reach=measure_reach(generator, field),
+        plan=asdict(plan),
+        fields=fields,
+        training={
+            "steps": state.progress.step,
+            "seconds": state.progress.seconds,
+            "best_step": state.progress.best_step[best],
+            "validation": at_best["validation"],
+            "shares": journal.lines[-1]["shares"],
+        },
+        log=tuple(journal.lines),
+    )
+
+
+def _moments(
+    state: State, plan: TrainingPlan, data: Data, watch: Callable[[Moment], None]
+) -> Iterator[dict[str, Any]]:
+    """Train; stop now and then, with the means of what was lost since the last time."""
+    progress = state.progress
+    done = progress.done(plan)
+    sums: dict[str, float] = {}
+    last = progress.step
+    began = time.monotonic() - progress.seconds
+    while done < 1:
+        enter_phase(state, plan, done, data)
+        set_rates(state, plan, done)
+        source, target = draw_batch(data, plan, progress.step)
+        losses = train_step(state, plan, source, target)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+        progress.step += 1
+        progress.seconds = time.monotonic() - began
+        before, done = done, progress.done(plan)
+        watch(Moment(done, progress.step, progress.phase))
+        if (
+            math.floor(done * MOMENTS) > math.floor(before * MOMENTS)
+            or progress.step % MOMENT_STEPS == 0
+            or phase_at(plan, done) != progress.phase
+            or done >= 1
+        ):
+            means = {name: total / (progress.step - last) for name, total in sums.items()}
+            _require_finite(means, progress)
+            yield {
+                "step": progress.step,
+                "seconds": round(progress.seconds, 3),
+                "phase": progress.phase,
+                "losses": means,
+                "shares": _shares(progress, means),
+            }
+            sums, last = {}, progress.step
+
+
+def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State:
+    """Build networks and optimisers, from the plan's seed or from a model's weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        generator = build_generator(plan.network, plan.base)
+        discriminator = Discriminator(plan.discriminator_base)
+    if init:
+        if (init.network, init.base) != (plan.network, plan.base):
+            raise ModelError(
+                f"{init.network} model of base {init.base}",
+                f"cannot start a {plan.network} network of base {plan.base}",
+                "Choose the preset and the base of the model",
+            )
+        generator.load_state_dict(init.generator.state_dict())
+    generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    discriminator = discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return State(
+        generator=generator,
+        average=copy.deepcopy(generator).requires_grad_(False),
+        discriminator=discriminator,
+        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99)),
+        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99)),
+        progress=Progress(ssim_weight=plan.warm_ssim),
+    )
+
+
+def load(
+    fields: Sequence[RegisteredPair],
+    plan: TrainingPlan,
+    scalings: tuple[Scaling, Scaling],
+    device: torch.device,
+    *,
+    most: int | None = None,
+) -> Data:
+    """Cut fields into patches, scale them and bring them to the device."""
+    patches = cut_patches(
+        fields, patch_px=plan.patch_px, background_share=plan.background_share, seed=plan.seed
+    )
+    chosen = np.random.default_rng(plan.seed).permutation(len(patches.source))[:most]
+    source, target = (
+        torch.from_numpy(scaling.apply(stack[chosen]))[:, None].to(device)
+        for scaling, stack in zip(scalings, (patches.source, patches.target), strict=True)
+    )
+    return Data(source, target)
+
+
+def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan:
+    """Return the plan with the threads and the precision that it left open."""
+    engine = choose_engine(
+        state.generator,
+        data.source[: plan.batch],
+        training=True,
+        threads=plan.threads,
+        precision=plan.precision,
+    )
+    return replace(plan, threads=engine.threads, precision=engine.precision)
+
+
+def draw_batch(
+    data: Data, plan: TrainingPlan, step: int
+) -> tuple[Float[Tensor, "b 1 y x"], Float[Tensor, "b 1 y x"]]:
+    """Choose patches and turn or flip each: by the seed and the step alone."""
+    rng = np.random.default_rng([plan.seed, step])
+    chosen = rng.integers(len(data.source), size=plan.batch)
+    turns = rng.integers(4, size=plan.batch)
+    flips = rng.integers(2, size=plan.batch)
+    drawn = []
+    for stack in (data.source, data.target):
+        turned = (
+            torch.rot90(stack[i] if not flip else stack[i].flip(-1), int(turn), (-2, -1))
+            for i, turn, flip in zip(chosen, turns, flips, strict=True)
+        )
+        drawn.append(torch.stack(list(turned)))
+    return drawn[0], drawn[1]
+
+
+def train_step(
+    state: State,
+    plan: TrainingPlan,
+    source: Float[Tensor, "b 1 y x"],
+    target: Float[Tensor, "b 1 y x"],
+) -> dict[str, float]:
+    """Take one step of whichever network learns in this phase; return the losses."""
+    progress = state.progress
+    losses: dict[str, Tensor] = {}
+    with torch.set_grad_enabled(progress.phase != "discriminator"):
+        output = plan.engine.run(state.generator, source)
+
+    if progress.phase != "warm":
+        real = plan.engine.run(state.discriminator, target)
+        fake = plan.engine.run(state.discriminator, output.detach())
+        losses["discriminator"] = discriminator_loss(real, fake)
+        losses["discriminator_accuracy"] = (
+            (real > 0).float().mean() + (fake < 0).float().mean()
+        ) / 2
+        descend(losses["discriminator"], state.discriminator_optimiser)
+
+    losses["mse"] = mse_loss(output, target)
+    losses["ssim"] = ssim_loss(output, target, data_range=DATA_RANGE)
+    objective = progress.mse_weight * losses["mse"] + progress.ssim_weight * losses["ssim"]
+    if progress.phase == "adversarial":
+        losses["adversarial"] = adversarial_loss(plan.engine.run(state.discriminator, output))
+        objective = objective + progress.adversarial_weight * losses["adversarial"]
+    if progress.phase != "discriminator":
+        descend(objective, state.optimiser)
+        decay = min(plan.ema, (1 + progress.step) / (10 + progress.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(state.average.parameters()), list(state.generator.parameters()), 1 - decay
+            )
+    return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def descend(loss: Tensor, optimiser: Adam) -> None:
+    """Take one step downhill; a gradient longer than 1 is shortened to 1."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimiser.step()
+
+
+def phase_at(plan: TrainingPlan, done: float) -> str:
+    """Name the phase of a run of which this part is done."""
+    if done < plan.warm_share:
+        return "warm"
+    alone = plan.warm_share + DISCRIMINATOR_SHARE * (1 - plan.warm_share)
+    return "discriminator" if done < alone else "adversarial"
+
+
+def enter_phase(state: State, plan: TrainingPlan, done: float, data: Data) -> None:
+    """Begin the next phase when its time has come, and weigh the terms of its objective."""
+    progress, phase = state.progress, phase_at(plan, done)
+    if phase == progress.phase:
+        return
+    progress.phase = phase
+    if "warm" in state.kept:
+        state.average.load_state_dict(state.kept["warm"])
+        state.generator.load_state_dict(state.kept["warm"])
+    if phase == "adversarial":
+        mse, ssim, adversarial = np.mean(
+            [terms_of(state, plan, data, progress.step + n) for n in range(16)], axis=0
+        )
+        total = adversarial / (1 - plan.mse_share - plan.ssim_share)
+        progress.adversarial_weight = 1.0
+        progress.mse_weight = float(plan.mse_share * total / mse)
+        progress.ssim_weight = float(plan.ssim_share * total / ssim)
+
+
+@torch.no_grad()
+def terms_of(state: State, plan: TrainingPlan, data: Data, step: int) -> tuple[float, float, float]:
+    """Return the MSE, SSIM and adversarial terms of one batch."""
+    source, target = draw_batch(data, plan, step)
+    output = plan.engine.run(state.generator, source)
+    ssim = ssim_loss(output, target, data_range=DATA_RANGE)
+    adversarial = adversarial_loss(plan.engine.run(state.discriminator, output))
+    return float(mse_loss(output, target)), float(ssim), float(adversarial)
+
+
+def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
+    """Set this step's learning rates: a short rise, then half a cosine down to a fiftieth."""
+    warm = state.progress.phase == "warm"
+    begin, end = (0.0, plan.warm_share) if warm else (plan.warm_share, 1.0)
+    rate = plan.learning_rate if warm else plan.adversarial_rate
+    if plan.decay:
+        part = (done - begin) / (end - begin)
+        rate *= min(1.0, (state.progress.step + 1) / 50)
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    for group in state.discriminator_optimiser.param_groups:
+        group["lr"] = plan.discriminator_rate
+
+
+@torch.no_grad()
+def validate(state: State, plan: TrainingPlan, held_out: Data) -> dict[str, float]:
+    """Measure the moving average on the held-out patches; `loss` is the phase's, less D's part."""
+    sums = np.zeros(2)
+    for first in range(0, len(held_out.source), plan.batch):
+        source, target = (
+            stack[first : first + plan.batch] for stack in (held_out.source, held_out.target)
+        )
+        output = plan.engine.run(state.average, source)
+        ssim = ssim_loss(output, target, data_range=DATA_RANGE)
+        sums += len(source) * np.array([float(mse_loss(output, target)), float(ssim)])
+    mse, ssim_term = (float(value) for value in sums / len(held_out.source))
+    loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
+    _require_finite({"validation loss": loss}, state.progress)
+    psnr_db = 10 * math.log10(DATA_RANGE**2 / mse)
+    return {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
+
+
+def keep_best(state: State, validation: Mapping[str, float], phase: str) -> None:
+    """Keep a copy of the moving average where the validation loss is the phase's lowest."""
+    lowest = state.progress.best_loss.get(phase, math.inf)
+    if phase != "discriminator" and validation["loss"] < lowest:
+        state.progress.best_loss[phase] = validation["loss"]
+        state.progress.best_step[phase] = state.progress.step
+        state.kept[phase] = copy.deepcopy(state.average.state_dict())
+
+
+def _pixel_sizes_nm(
+    pairs: Sequence[RegisteredPair],
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    if not pairs:
+        raise PairError("pairs", "there are none to train on", "Run crosscope register first")
+    sizes = []
+    for pair in pairs:
+        assert pair.target.pixel_size_nm, pair.name
+        sizes.append((pair.source_pixel_size_nm, pair.target.pixel_size_nm))
+        if not np.allclose(sizes[-1], sizes[0], rtol=1e-3):
+            reason = f"has pixels of {sizes[-1]} nm, {pairs[0].name} of {sizes[0]} nm"
+            raise PairError(pair.name, reason, "Train on pairs of the same two instruments")
+    return sizes[0]
+
+
+def _seen_fields(split: Split) -> tuple[SeenField, ...]:
+    return tuple(
+        SeenField(pair.name, part, pair.source_sha256, pair.target_sha256)
+        for part, pairs in (("training", split.training), ("validation", split.validation))
+        for pair in pairs
+    )
+
+
+def _same_plan(asked: TrainingPlan, stored: TrainingPlan, path: Path) -> TrainingPlan:
+    """Return the stored plan; what was asked must agree, but for what was left to measurement."""
+    measured = {"threads": asked.threads, "precision": asked.precision}
+    left_open = {name: getattr(stored, name) for name, value in measured.items() if value is None}
+    differ = [
+        name
+        for name, value in asdict(replace(asked, **left_open)).items()
+        if value != getattr(stored, name)
+    ]
+    if differ:
+        reason = f"was made with another {', '.join(differ)}"
+        raise ModelError(path, reason, "Resume with the same options, or choose another RUN")
+    return stored
+
+
+def _require_finite(numbers: Mapping[str, float], progress: Progress) -> None:
+    if not all(math.isfinite(value) for value in numbers.values()):
+        raise TrainingError(
+            f"training, step {progress.step}",
+            f"the loss is no longer finite in the {progress.phase} phase",
+            "Lower the learning rate; the last checkpoint is good",
+        )
+
+
+def _shares(progress: Progress, losses: Mapping[str, float]) -> dict[str, float]:
+    """Return what part of the generator's objective each term makes."""
+    terms = {
+        "adversarial": progress.adversarial_weight * losses.get("adversarial", 0.0),
+        "mse": progress.mse_weight * losses["mse"],
+        "ssim": progress.ssim_weight * losses["ssim"],
+    }
+    total = sum(terms.values()) or 1.0
+    return {name: term / total for name, term in terms.items()}
+
+
+@torch.no_grad()
+def _examples(
+    state: State, plan: TrainingPlan, held_out: Data
+) -> dict[str, Float[np.ndarray, "n y x"]]:
+    source, target = held_out.source[:6], held_out.target[:6]
+    stacks = {"source": source, "output": plan.engine.run(state.average, source), "target": target}
+    return {name: stack[:, 0].float().cpu().numpy() for name, stack in stacks.items()}

@@ -1,0 +1,120 @@
+"""Model + file or folder -> the same kind, and a JSON sidecar that says how it was made."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from crosscope.data.errors import CrosscopeError, OutputError
+from crosscope.data.files import require_free, write_json
+from crosscope.data.images import list_images, read_image, write_image
+from crosscope.model.model import Model
+from crosscope.prediction.images import PredictionPlan, fit_pixels, predict, predict_channels
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file of a folder that could not be done, and why."""
+
+    path: Path
+    error: CrosscopeError
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of the files.
+
+    Attributes
+    ----------
+    outputs : list of dict
+        One entry an image, as in the sidecar.
+    failures : list of Failure
+    """
+
+    outputs: list[dict[str, Any]]
+    failures: list[Failure]
+
+
+def predict_files(
+    models: Mapping[str, Model] | Model,
+    source: Path,
+    output: Path,
+    *,
+    plan: PredictionPlan = PredictionPlan(),
+    overwrite: bool = False,
+    watch: Callable[[float], None] = lambda done: None,
+) -> Predicted:
+    """Predict a file, or every image of a folder, and write OUTPUT and OUTPUT.json.
+
+    In a folder what can be done is done; the rest is listed. Each image appears under its final
+    name when it is complete, the sidecar last.
+
+    Raises
+    ------
+    CrosscopeError
+        The one file cannot be done, or the output is in the way.
+    """
+    sidecar = output.with_name(output.name + ".json")
+    if output.resolve() == source.resolve():
+        raise OutputError(output, "is the input itself", "Choose another name")
+    for path in (output, sidecar):
+        require_free(path, overwrite=overwrite)
+    folder = source.is_dir()
+    files = list_images(source) if folder else [source]
+    outputs, failures = [], []
+    for n, file in enumerate(files):
+        to = output / f"{file.name.removesuffix(file.suffix)}.tif" if folder else output
+        try:
+            entry = _predict_file(
+                models,
+                file,
+                to,
+                plan=plan,
+                overwrite=overwrite,
+                watch=lambda done, n=n: watch((n + done) / len(files)),  # type: ignore[misc]
+            )
+            outputs.append(entry)
+        except CrosscopeError as error:
+            if not folder:
+                raise
+            failures.append(Failure(file, error))
+            outputs.append({"input": str(file), "output": None, "reasons": [str(error)]})
+    write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
+    return Predicted(outputs, failures)
+
+
+def _predict_file(
+    models: Mapping[str, Model] | Model,
+    source: Path,
+    output: Path,
+    *,
+    plan: PredictionPlan,
+    overwrite: bool,
+    watch: Callable[[float], None],
+) -> dict[str, Any]:
+    began = time.monotonic()
+    image = read_image(source)
+    if isinstance(models, Model):
+        result = predict(models, image, plan=plan, watch=watch)
+        one, hashes = models, models.sha256
+    else:
+        result = predict_channels(models, image, plan=plan, watch=watch)
+        one = next(iter(models.values()))
+        hashes = {name: model.sha256 for name, model in models.items()}  # type: ignore[assignment]
+    write_image(result, output, overwrite=overwrite)
+    fit = fit_pixels(one, plan.sized(image), force=plan.force)
+    return {
+        "input": str(source),
+        "output": str(output),
+        "input_sha256": image.sha256,
+        "model_sha256": hashes,
+        "pixel_size_nm": result.pixel_size_nm,
+        "domain": fit.domain,
+        "verdict": None,
+        "reasons": [*fit.reasons, *image.assumed],
+        "seconds": round(time.monotonic() - began, 3),
+        "plan": {key: value for key, value in asdict(plan).items() if value is not None},
+        "versions": {name: version(name) for name in ("crosscope", "torch", "numpy")},
+    }

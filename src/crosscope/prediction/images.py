@@ -1,0 +1,198 @@
+"""Model + image -> image of the target modality: planes, pixel sizes, what is refused."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from crosscope.data.errors import DomainError, ImageError, ModelError
+from crosscope.data.grids import resample
+from crosscope.data.images import Image, require_finite, select_channel
+from crosscope.data.sampling import Scaling
+from crosscope.model.engine import Engine, choose_engine
+from crosscope.model.model import Model
+from crosscope.prediction.tiling import TILE_PX, sharpen
+
+SAME_PIXEL = 0.02  # relative difference of pixel sizes up to which an image is used as it is ...
+NEAR_PIXEL = 0.30  # ... and up to which it is resampled; beyond it the model was not made for it
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image fits a model's pixels.
+
+    Attributes
+    ----------
+    domain : str or None
+        "near" where the image is resampled from another pixel size, "outside" where that was
+        forced, None where nothing is known against it.
+    reasons : tuple of str
+    zoom : (y, x)
+        Output pixels per input pixel.
+    pixel_size_nm : (y, x)
+        Of the output.
+    """
+
+    domain: str | None
+    reasons: tuple[str, ...]
+    zoom: tuple[float, float]
+    pixel_size_nm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PredictionPlan:
+    """How a model is applied.
+
+    Attributes
+    ----------
+    channel : str or None
+        Which channel of several.
+    pixel_size_nm : float or None
+        Where the file says nothing, or is wrong.
+    offset : float or None
+        The camera's grey level of zero light, where it is not that of the training.
+    engine : Engine or None
+        Else the fastest, by measurement.
+    tile_px, exact : int, bool
+        See `tiling.sharpen`.
+    force : bool
+        Use the model for pixel sizes that it was not made for.
+    """
+
+    channel: str | None = None
+    pixel_size_nm: float | None = None
+    offset: float | None = None
+    engine: Engine | None = None
+    tile_px: int = TILE_PX
+    exact: bool = False
+    force: bool = False
+
+    def sized(self, image: Image) -> Image:
+        """Return the image with the pixel size that was given, where one was."""
+        if self.pixel_size_nm is None:
+            return image
+        return replace(image, pixel_size_nm=(self.pixel_size_nm, self.pixel_size_nm))
+
+
+def predict(
+    model: Model,
+    image: Image,
+    *,
+    plan: PredictionPlan = PredictionPlan(),
+    watch: Callable[[float], None] = lambda done: None,
+) -> Image:
+    """Turn an image of the source modality into one of the target modality, plane by plane.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+        Raw, as the source microscope gives it; t and z are kept, of c one channel is taken.
+    plan : PredictionPlan
+    watch : callable
+        Told the part done, 0 to 1.
+
+    Returns
+    -------
+    Image
+        float32 grey values of the target modality on its pixel grid, the field's corner kept.
+
+    Raises
+    ------
+    ImageError
+        Pixels that are not finite, an unknown pixel size, several channels and none chosen.
+    DomainError
+        The pixel size is more than 30 % from the model's, and `force` is not set.
+    """
+    image = plan.sized(select_channel(image, channel=plan.channel))
+    require_finite(image)
+    fit = fit_pixels(model, image, force=plan.force)
+    scaling = model.source_scaling
+    if plan.offset is not None:
+        scaling = Scaling(offset=plan.offset, scale=scaling.scale)
+    engine = plan.engine or fastest_engine(model, image)
+    planes = image.pixels.reshape(-1, *image.pixels.shape[-2:])
+    sharp = [
+        sharpen(
+            model,
+            resample(plane, fit.zoom),
+            engine=engine,
+            source_scaling=scaling,
+            tile_px=plan.tile_px,
+            exact=plan.exact,
+            watch=lambda done, n=n: watch((n + done) / len(planes)),  # type: ignore[misc]
+        )
+        for n, plane in enumerate(planes)
+    ]
+    pixels = np.stack(sharp).reshape(*image.pixels.shape[:-2], *sharp[0].shape)
+    return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
+
+
+def predict_channels(
+    models: Mapping[str, Model],
+    image: Image,
+    *,
+    plan: PredictionPlan = PredictionPlan(),
+    watch: Callable[[float], None] = lambda done: None,
+) -> Image:
+    """Apply to each named channel its own model, and put the results together again.
+
+    Raises, beside what `predict` raises, ModelError where the models give different pixel grids.
+    """
+    results = [
+        predict(model, image, plan=replace(plan, channel=name), watch=watch)
+        for name, model in models.items()
+    ]
+    first = results[0]
+    for name, result in zip(models, results, strict=True):
+        if result.pixels.shape != first.pixels.shape:
+            reason = f"gives {result.pixels.shape} pixels, the first model {first.pixels.shape}"
+            raise ModelError(name, reason, "Take models of one target pixel size")
+    axis = first.axes.startswith("t")  # t c z y x
+    return first.with_pixels(
+        np.stack([result.pixels for result in results], axis=axis),
+        axes=first.axes[:axis] + "c" + first.axes[axis:],
+        channels=tuple(channel for result in results for channel in result.channels),
+    )
+
+
+def fit_pixels(model: Model, image: Image, *, force: bool = False) -> Fit:
+    """Compare an image's pixel size with the model's and say what follows.
+
+    Within 2 % the image is used as it is, up to 30 % it is resampled, beyond it is refused.
+    """
+    if image.pixel_size_nm is None:
+        remedy = "Pass it by --pixel-size-nm"
+        raise ImageError(image.name, "its pixel size is not known", remedy)
+    ratios = [
+        is_ / made
+        for is_, made in zip(image.pixel_size_nm, model.source_pixel_size_nm, strict=True)
+    ]
+    off = max(abs(math.log(ratio)) for ratio in ratios)
+    model_zoom = [
+        source / target
+        for source, target in zip(
+            model.source_pixel_size_nm, model.target_pixel_size_nm, strict=True
+        )
+    ]
+    if off <= math.log1p(SAME_PIXEL):
+        y, x = model_zoom
+        size_nm = image.pixel_size_nm[0] / y, image.pixel_size_nm[1] / x
+        return Fit(None, (), (y, x), size_nm)
+    reason = "its pixels are {:.4g} x {:.4g} nm (y, x), the model was made for {:.4g} x {:.4g} nm"
+    reason = reason.format(*image.pixel_size_nm, *model.source_pixel_size_nm)
+    near = off <= math.log1p(NEAR_PIXEL)
+    if not near and not force:
+        remedy = "Train a model for this pixel size, or use --force and don't trust the result"
+        raise DomainError(image.name, reason, remedy)
+    y, x = (zoom * ratio for zoom, ratio in zip(model_zoom, ratios, strict=True))
+    return Fit("near" if near else "outside", (reason,), (y, x), model.target_pixel_size_nm)
+
+
+def fastest_engine(model: Model, image: Image) -> Engine:
+    """Time a small tile of this image's size, at most 256 px, and choose."""
+    stride = int(model.generator.stride)  # type: ignore[arg-type]
+    height, width = (min(256, -(-n // stride) * stride) for n in image.pixels.shape[-2:])
+    return choose_engine(model.generator, torch.zeros(1, 1, height, width), training=False)

@@ -1,0 +1,101 @@
+"""Images of a field -> one picture: side by side, one scale bar, one contrast for one modality."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from crosscope.data.files import writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
+
+ZOOM = 6  # the lower row shows a sixth of the field's width
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A field: images by their titles, all on one grid."""
+
+    name: str
+    images: Mapping[str, Float[np.ndarray, "y x"]]
+    pixel_size_nm: float
+
+
+def draw_fields(panels: Sequence[Panel], path: Path, *, overwrite: bool = False) -> None:
+    """Draw each field whole and, below, magnified around its densest spot, to a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: when it is needed
+    from matplotlib.figure import Figure
+
+    columns = max(len(panel.images) for panel in panels)
+    figure = Figure(figsize=(3.4 * columns, 7.0 * len(panels)), layout="constrained")
+    axes = figure.subplots(2 * len(panels), columns, squeeze=False)
+    for n, panel in enumerate(panels):
+        top, left, side = _densest(panel)
+        sharp_range = _range(panel.images["target"]) if "target" in panel.images else None
+        for m, (title, image) in enumerate(panel.images.items()):
+            low, high = sharp_range if sharp_range and title == "output" else _range(image)
+            crop = image[top : top + side, left : left + side]
+            for row, shown in ((2 * n, image), (2 * n + 1, crop)):
+                axis = axes[row][m]
+                axis.imshow(shown, cmap="inferno", vmin=low, vmax=high, interpolation="nearest")
+                axis.set_axis_off()
+                _draw_bar(axis, shown.shape, panel.pixel_size_nm)
+            axes[2 * n][m].set_title(f"{title}, field {panel.name}" if m == 0 else title)
+            height, width = (side / length for length in image.shape)
+            box = (left / image.shape[1], 1 - top / image.shape[0] - height)
+            axes[2 * n][m].add_patch(_frame(axes[2 * n][m], box, width, height))
+    FigureCanvasAgg(figure)
+    with writing(path, overwrite=overwrite) as part:
+        figure.savefig(part, dpi=110, format="png")
+
+
+def _range(image: Float[np.ndarray, "y x"]) -> tuple[float, float]:
+    low, high = (float(value) for value in np.percentile(image, (1, 99.8)))
+    return low, max(high, low + 1e-9)
+
+
+def _densest(panel: Panel) -> tuple[int, int, int]:
+    """Return top, left and side of the square that holds most light above the background."""
+    image = panel.images.get("target", next(iter(panel.images.values())))
+    side = max(16, min(image.shape) // ZOOM)
+    low, high = _range(image)
+    light = np.clip((image - low) / (high - low), 0, 1) > 0.25
+    total = np.pad(np.cumsum(np.cumsum(light, axis=0), axis=1), ((1, 0), (1, 0)))
+    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(top), int(left), side
+
+
+def _draw_bar(axis: "Axes", shape: tuple[int, ...], pixel_size_nm: float) -> None:
+    """Draw a bar of 1, 2 or 5 times a power of ten, at most a third of the width."""
+    width_um = shape[1] * pixel_size_nm / 1000
+    power = 10.0 ** np.floor(np.log10(width_um / 3))
+    length_um = power * max(step for step in (1, 2, 5) if step * power <= width_um / 3)
+    share = length_um / width_um
+    axis.plot(
+        [0.95 - share, 0.95], [0.05, 0.05], color="white", linewidth=3, transform=axis.transAxes
+    )
+    label = f"{length_um:g} µm" if length_um >= 1 else f"{1000 * length_um:g} nm"
+    axis.text(
+        0.95 - share / 2,
+        0.07,
+        label,
+        color="white",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        transform=axis.transAxes,
+    )
+
+
+def _frame(axis: "Axes", corner: tuple[float, float], width: float, height: float) -> "Rectangle":
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        corner, width, height, fill=False, edgecolor="white", linewidth=1, transform=axis.transAxes
+    )
