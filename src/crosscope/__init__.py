@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from crosscope.data.registration import Transform as Transform
     from crosscope.data.registration import read_registered as read_registered
     from crosscope.data.registration import register as register
+    from crosscope.data.registration import register_all as register_files
     from crosscope.data.registration import write_registered as write_registered
     from crosscope.model.engine import Engine as Engine
     from crosscope.model.model import Model as Model
@@ -72,7 +73,7 @@ _HOMES = {
     "data.images": "Channel Image list_images read_image write_image",
     "data.pairs": "RawPair match_files read_pair read_pairs",
     "data.registration": "RefusedPair RegisteredPair Transform read_registered register "
-    "write_registered",
+    "register_all write_registered",
     "model.engine": "Engine",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
@@ -84,7 +85,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = list(_HOME_OF)  # noqa: PLE0605 - a test holds it against the imports above
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

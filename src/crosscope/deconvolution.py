@@ -66,8 +66,8 @@ def richardson_lucy(
     kernel : (ky, kx)
         Symmetric in y and in x, of odd size and sum 1. The whole point spread function gives an
         image of points; the blur that leads from a sharper modality to this one
-        (`estimate_kernel_fwhm`) gives an image as that modality would show it, and is the stronger
-        control against that modality: see Notes.
+        (`estimate_kernel_fwhm`) gives an image as that modality would show it, and is the better
+        control up to some 400 iterations: see Notes.
     iterations : increasing counts
 
     Yields
@@ -81,11 +81,12 @@ def richardson_lucy(
     Astron. J. 79, 745 (1974), doi 10.1086/111605. Where the real blur is not the kernel, edges
     overshoot and rings of the real point spread function stay.
 
-    Simulated beads, 290 nm wide at 300 photons, against 110 nm without noise, each at its best of
-    10 to 800 iterations: by the blur between the two 35.3 dB (200), by the whole point spread
-    function 32.8 dB (50), the latter blurred again to 110 nm 36.0 dB (800), but beads 122 nm wide
-    and pairs resolved from 180 instead of 160 nm. To subtract a level of 5 photons was worth
-    0.3 dB and half of the iterations; to keep it as a known term in H e gained nothing more.
+    Simulated beads, 290 nm wide at 300 photons, against 110 nm without noise, PSNR after an affine
+    fit (width): by the blur between the two at most 35.3 dB (106 nm), at 200 iterations; by the
+    whole point spread function at most 32.9 dB, at 50, but blurred again to 110 nm 33.2 dB
+    (130 nm) at 200, 36.3 dB (120 nm) at 800, 38.8 dB (115 nm) at 3200 and still rising: the
+    strongest control of all on points, at 16 times the cost. To subtract a level of 5 photons is
+    worth 0.3 dB and half of the iterations; as a known term beside H e it gains nothing more.
     """
     assert list(iterations) == sorted(set(iterations)), iterations
     data, transfer = _on_fast_grid(np.maximum(image, 0), kernel)

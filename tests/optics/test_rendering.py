@@ -75,9 +75,9 @@ def test_a_sub_pixel_shift_is_exact(down: float, right: float) -> None:
 def test_pixel_centres_lie_half_a_pixel_from_the_corner() -> None:
     grid = Grid(33, 30.0, integrates=False)
     image = render(np.array([[10.5 * 30, 20.5 * 30]]), np.ones(1), otf=sted_otf(), grid=grid)
-    assert np.unravel_index(image.argmax(), image.shape) == (10, 20)
-    np.testing.assert_allclose(image[9, 15:26], image[11, 15:26], atol=1e-5 * image.max())
-    np.testing.assert_allclose(image[5:16, 19], image[5:16, 21], atol=1e-5 * image.max())
+    assert image.argmax() == 10 * 33 + 20
+    np.testing.assert_allclose(image[9, 15:26], image[11, 15:26], atol=1e-4 * image.max())
+    np.testing.assert_allclose(image[5:16, 19], image[5:16, 21], atol=1e-4 * image.max())
 
 
 def test_photons_are_conserved() -> None:

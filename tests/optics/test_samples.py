@@ -62,16 +62,15 @@ def test_actin_runs_along_one_direction_in_a_small_field() -> None:
     made = actin(np.random.default_rng(3), extent_nm=15_000.0, finest_nm=110.0)
     thick = made.yx_nm[made.weight == 1]
     assert len(thick) > 1000
-    pairs = KDTree(thick).query_pairs(400, output_type="ndarray")
+    pairs = KDTree(thick).query_pairs(200, output_type="ndarray")
     step = thick[pairs[:, 0]] - thick[pairs[:, 1]]
     turned = np.exp(2j * np.arctan2(step[:, 0], step[:, 1]))
-    assert abs(turned.mean()) > 0.4
+    assert abs(turned.mean()) > 0.3
 
 
 def test_nuclei_are_8_to_14_um_and_dozens_fill_a_wide_field() -> None:
     made = nuclei(np.random.default_rng(1), extent_nm=166_400.0, finest_nm=316.0)
-    covered = np.histogram2d(*made.yx_nm.T, bins=166, range=[[0, 166_400]] * 2)[0] > 0
-    area_um2 = covered.sum()
-    assert 24 < area_um2 / (np.pi / 4 * 11 * 9.5) < 100
+    covered = np.unique(np.floor(made.yx_nm / 1000).astype(int), axis=0)  # 1 um squares
+    assert 24 < len(covered) / (np.pi / 4 * 11 * 9.5) < 120
     lone = nuclei(np.random.default_rng(5), extent_nm=30_000.0, finest_nm=110.0)
     assert np.percentile(lone.weight, 5) < 0.3 * np.percentile(lone.weight, 95)

@@ -131,17 +131,15 @@ def test_bright_points_are_found_where_the_warp_says(monkeypatch: pytest.MonkeyP
 
 
 def _centroid_nm(image: np.ndarray, near_nm: np.ndarray) -> np.ndarray:
-    """Centroid under a window of 300 nm that follows it, repeated until it rests."""
-    centre = (np.arange(len(image)) + 0.5) * 30.0
-    light = image - 12.0  # offset and background
+    """Centroid under a Gaussian window that follows it, repeated until it rests."""
+    corner = np.floor(near_nm / 30).astype(int) - 14
+    crop = image[corner[0] : corner[0] + 29, corner[1] : corner[1] + 29] - 12.0  # the background
+    y, x = ((corner[axis] + np.arange(29) + 0.5) * 30.0 for axis in (0, 1))
     place = near_nm + 20.0
     for _ in range(60):
-        dy, dx = centre - place[0], centre - place[1]
-        window = np.exp(-(dy[:, None] ** 2 + dx**2) / (2 * 80.0**2))
-        share = light * window
-        place = place + np.array(
-            [(share.sum(axis=1) * dy).sum(), (share.sum(axis=0) * dx).sum()]
-        ) / (share.sum())
+        window = np.exp(-((y[:, None] - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * 80.0**2))
+        share = crop * window / (crop * window).sum()
+        place = np.array([share.sum(axis=1) @ y, share.sum(axis=0) @ x])
     return place
 
 
@@ -191,7 +189,8 @@ def test_what_cannot_be_simulated_is_refused_at_once(options: dict[str, object],
 
 
 def test_a_written_simulation_holds_images_and_truth(tmp_path: Path) -> None:
-    out, told = tmp_path / "sim", []
+    out = tmp_path / "sim"
+    told: list[int] = []
     pairs = list(simulate("tirf-sim", pairs=2, size_px=64))
     assert write_simulation(pairs, out, progress=told.append) == 2
     assert told == [1, 2]

@@ -38,13 +38,16 @@ from crosscope.data.files import write_json, writing_folder
 from crosscope.data.images import Image, read_image, write_image
 from crosscope.data.pairs import MatchedFiles, RawPair, match_files, read_pair
 
-Grey = Float[np.ndarray, "y x"]
+Grey = Float[np.ndarray, "_y _x"]
+"""One plane; two of them may differ in size."""
 
-SMOOTHING_PX = 1.0
-"""Blur of both images before they are compared: steadies the interpolation between pixels."""
-BACKGROUND_PX = 10.0
+SMOOTHING = 1.0
+"""Blur of both images before they are compared: steadies the interpolation between pixels.
+
+This and the next two in pixels of the coarser of the two grids."""
+BACKGROUND = 10.0
 """What varies more slowly than this is background."""
-MATCHING_BLURS_PX = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+MATCHING_BLURS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
 """Blurs tried on either image until both are equally wide."""
 COARSE_SIDE_PX = 512
 """Larger fields are thinned out to this for the first search."""
@@ -160,16 +163,17 @@ def register(pair: RawPair) -> RegisteredPair:
     source = _on_target_grid(raw_source, scale)
     target = pair.target.pixels.astype(np.float64)
     _require_size(pair.name, target.shape, source.shape)
-    coarse = _coarse_shift(_features(target), _features(source))
+    unit_px = max(1.0, *(1 / s for s in scale))  # target px in a pixel of the coarser grid
+    coarse = _coarse_shift(_features(target, unit_px), _features(source, unit_px))
     if coarse is None:
         reason = "source and target don't match at any displacement that leaves 25 % in common"
         remedy = (
             "Check that both show the same field, that it holds structure, and how it is turned"
         )
         raise RegistrationError(pair.name, reason, remedy)
-    target_blur_px, source_blur_px = _matching_blurs(target, source, coarse)
-    target_features = _features(target, blur_px=target_blur_px)
-    source_features = _features(source, blur_px=source_blur_px)
+    target_blur, source_blur = _matching_blurs(target, source, coarse, unit_px)
+    target_features = _features(target, unit_px, blur=target_blur)
+    source_features = _features(source, unit_px, blur=source_blur)
     shift, residual_px = _refined_shift(target_features, source_features, coarse)
 
     y, x = (
@@ -327,15 +331,15 @@ def measure_background(pixels: Num[np.ndarray, "y x"]) -> Background:
     return Background(float(np.percentile(blurred, 10)), float(noise))
 
 
-def _features(pixels: Grey, *, blur_px: float = 0.0) -> Grey:
+def _features(pixels: Grey, unit_px: float, *, blur: float = 0.0) -> Grey:
     """Return what is compared: blurred, rooted, without slow background, of unit variance."""
     background = measure_background(pixels)
-    sigma_px = math.hypot(SMOOTHING_PX, blur_px)
+    sigma_px = unit_px * math.hypot(SMOOTHING, blur)
     noise = background.noise / (2 * math.sqrt(math.pi) * sigma_px)  # of the blurred image
     signal = ndimage.gaussian_filter(pixels - background.level, sigma_px)
     # 20 noises: below them the root is nearly a straight line, and noise stays what it is
     rooted = np.sqrt(np.maximum(signal + 20 * noise, 0.0))
-    features = rooted - ndimage.gaussian_filter(rooted, BACKGROUND_PX)
+    features = rooted - ndimage.gaussian_filter(rooted, unit_px * BACKGROUND)
     return np.asarray(features / (features.std() or 1.0), dtype=np.float64)
 
 
@@ -416,22 +420,22 @@ def _peak(significance: Grey, source_shape: tuple[int, ...]) -> Float[np.ndarray
 
 
 def _matching_blurs(
-    target: Grey, source: Grey, shift: Float[np.ndarray, "2"]
+    target: Grey, source: Grey, shift: Float[np.ndarray, "2"], unit_px: float
 ) -> tuple[float, float]:
-    """Return the blurs (px) of target and source, one of them 0, that make them most alike."""
+    """Return the blurs of target and source, one of them 0, that make them most alike."""
     dy, dx = np.round(shift).astype(int)
     top, left = max(0, -dy), max(0, -dx)
     height = min(target.shape[0] - top, source.shape[0] - top - dy, COARSE_SIDE_PX)
     width = min(target.shape[1] - left, source.shape[1] - left - dx, COARSE_SIDE_PX)
     target = target[top : top + height, left : left + width]
     source = source[top + dy : top + dy + height, left + dx : left + dx + width]
-    sharp_target, sharp_source = _features(target), _features(source)
+    sharp_target, sharp_source = _features(target, unit_px), _features(source, unit_px)
     likeness = {(0.0, 0.0): float((sharp_target * sharp_source).mean())}
-    for blur_px in MATCHING_BLURS_PX:
-        blurred_target = _features(target, blur_px=blur_px)
-        blurred_source = _features(source, blur_px=blur_px)
-        likeness[blur_px, 0.0] = float((blurred_target * sharp_source).mean())
-        likeness[0.0, blur_px] = float((sharp_target * blurred_source).mean())
+    for blur in MATCHING_BLURS:
+        blurred_target = _features(target, unit_px, blur=blur)
+        blurred_source = _features(source, unit_px, blur=blur)
+        likeness[blur, 0.0] = float((blurred_target * sharp_source).mean())
+        likeness[0.0, blur] = float((sharp_target * blurred_source).mean())
     return max(likeness, key=lambda blurs: likeness[blurs])
 
 
@@ -492,13 +496,13 @@ def _displacements(
     """
     count = len(start)
     height, width = target.shape
-    y, x = np.indices(target.shape)
+    y, x = np.arange(height)[:, None], np.arange(width)
     source_y, source_x = y + start[:, 0].mean(), x + start[:, 1].mean()
     margin = min(max(min(target.shape) // 16, 4), 12)  # filters have mirrored the image there
     inside = (np.minimum(y, source_y) >= margin) & (np.minimum(x, source_x) >= margin)
     inside &= np.maximum(y - height, source_y - source_spline.shape[0]) < -margin
     inside &= np.maximum(x - width, source_x - source_spline.shape[1]) < -margin
-    region, places = regions[inside], np.array([y[inside], x[inside]], dtype=np.float64)
+    region, places = regions[inside], np.array(np.nonzero(inside), dtype=np.float64)
     regressors = [image[inside] for image in (target, *np.gradient(target))]
 
     def per_region(values: Float[np.ndarray, " px"]) -> Float[np.ndarray, " n"]:
@@ -531,7 +535,7 @@ def _checkerboard(shape: tuple[int, ...], cell_px: int) -> Int[np.ndarray, "y x"
 
 def _cell_px(shape: tuple[int, ...]) -> int:
     """Return the side of a quarter block: 32 px, less in fields that have no room for 4 blocks."""
-    return min(32, 1 << int(math.log2(min(shape) / 8)))
+    return min(32, min(shape) // 8)
 
 
 def _correlation(a: Num[np.ndarray, "y x"], b: Num[np.ndarray, "y x"]) -> float | None:

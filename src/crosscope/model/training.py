@@ -39,10 +39,10 @@ from crosscope.model.reach import measure_reach
 from crosscope.model.state import Progress, State, load_checkpoint, save_checkpoint
 
 DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
-MOMENTS = 40  # validations and checkpoints in a run ...
+MOMENTS = 24  # validations and checkpoints in a run ...
 MOMENT_STEPS = 1000  # ... and at least one in so many steps
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
-VALIDATION_PATCHES = 128
+VALIDATION_PATCHES = 96
 
 
 class TrainingError(InputError):

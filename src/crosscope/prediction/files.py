@@ -42,7 +42,7 @@ def predict_files(
     source: Path,
     output: Path,
     *,
-    plan: PredictionPlan = PredictionPlan(),
+    plan: PredictionPlan | None = None,
     overwrite: bool = False,
     watch: Callable[[float], None] = lambda done: None,
 ) -> Predicted:
@@ -56,6 +56,7 @@ def predict_files(
     CrosscopeError
         The one file cannot be done, or the output is in the way.
     """
+    plan = plan or PredictionPlan()
     sidecar = output.with_name(output.name + ".json")
     if output.resolve() == source.resolve():
         raise OutputError(output, "is the input itself", "Choose another name")

@@ -53,8 +53,8 @@ class PredictionPlan:
         Where the file says nothing, or is wrong.
     offset : float or None
         The camera's grey level of zero light, where it is not that of the training.
-    engine : Engine or None
-        Else the fastest, by measurement.
+    threads, precision : int or None, "float32" or "bfloat16" or None
+        None: the fastest, by measurement.
     tile_px, exact : int, bool
         See `tiling.sharpen`.
     force : bool
@@ -64,7 +64,8 @@ class PredictionPlan:
     channel: str | None = None
     pixel_size_nm: float | None = None
     offset: float | None = None
-    engine: Engine | None = None
+    threads: int | None = None
+    precision: str | None = None
     tile_px: int = TILE_PX
     exact: bool = False
     force: bool = False
@@ -112,7 +113,7 @@ def predict(
     scaling = model.source_scaling
     if plan.offset is not None:
         scaling = Scaling(offset=plan.offset, scale=scaling.scale)
-    engine = plan.engine or fastest_engine(model, image)
+    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
     planes = image.pixels.reshape(-1, *image.pixels.shape[-2:])
     sharp = [
         sharpen(
@@ -191,8 +192,13 @@ def fit_pixels(model: Model, image: Image, *, force: bool = False) -> Fit:
     return Fit("near" if near else "outside", (reason,), (y, x), model.target_pixel_size_nm)
 
 
-def fastest_engine(model: Model, image: Image) -> Engine:
-    """Time a small tile of this image's size, at most 256 px, and choose."""
+def fastest_engine(
+    model: Model, image: Image, *, threads: int | None = None, precision: str | None = None
+) -> Engine:
+    """Time a small tile of this image's size, at most 256 px, and choose what is left open."""
     stride = int(model.generator.stride)  # type: ignore[arg-type]
     height, width = (min(256, -(-n // stride) * stride) for n in image.pixels.shape[-2:])
-    return choose_engine(model.generator, torch.zeros(1, 1, height, width), training=False)
+    tile = torch.zeros(1, 1, height, width)
+    return choose_engine(
+        model.generator, tile, training=False, threads=threads, precision=precision
+    )

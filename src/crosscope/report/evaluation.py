@@ -17,8 +17,9 @@ from jaxtyping import Float, Float32
 
 from crosscope.data.errors import PairError
 from crosscope.data.files import write_json, writing_folder
-from crosscope.data.images import Image
-from crosscope.data.registration import RegisteredPair, crop_like
+from crosscope.data.images import Image, list_images, read_image, select_plane
+from crosscope.data.pairs import stem
+from crosscope.data.registration import RegisteredPair, crop_like, measure_background
 from crosscope.deconvolution import estimate_kernel_fwhm, gaussian_kernel, richardson_lucy
 from crosscope.metrics.error import fit_intensity, psnr_db
 from crosscope.metrics.interval import Interval, bootstrap_interval
@@ -152,12 +153,17 @@ def evaluate(
     summary |= _summarise(fields, kernel_px, pixel_nm)
     seen = {seen.source_sha256: seen.part for seen in model.fields if seen.source_sha256}
     entries = [
-        _entry(field) | {"seen": seen.get(pair.source_sha256)}
+        _entry(field) | {"seen": seen.get(pair.source_sha256 or "")}
         for field, pair in zip(fields, pairs, strict=True)
     ]
     panels = [_panel(field, pixel_nm) for field in fields[:3]]
     watch(1.0)
     return Report(summary, entries, panels)
+
+
+def read_truth(folder: Path | str) -> dict[str, Image]:
+    """Read the noise-free targets of a folder, by the names of their pairs."""
+    return {stem(file): select_plane(read_image(file)) for file in list_images(Path(folder))}
 
 
 def _images_of(model: Model, pair: RegisteredPair, engine: Engine) -> dict[str, Grey]:
@@ -174,15 +180,9 @@ def _images_of(model: Model, pair: RegisteredPair, engine: Engine) -> dict[str, 
 def _deconvolve(pair: RegisteredPair, kernel_px: float) -> dict[int, Float32[np.ndarray, "y x"]]:
     """Return the Richardson-Lucy estimate of a source, by the number of iterations."""
     source = pair.source.pixels.astype(np.float64)
-    background = float(np.percentile(source, 10))
-    floor = min(0.0, float(source.min()))  # Poisson statistics know no negative light
-    estimates = richardson_lucy(
-        source - floor,
-        gaussian_kernel(max(kernel_px, 1.5)),
-        iterations=ITERATIONS,
-        background=background - floor,
-    )
-    return dict(zip(ITERATIONS, estimates, strict=True))
+    above = np.maximum(source - measure_background(source).level, 0)
+    kernel = gaussian_kernel(max(kernel_px, 1.5))
+    return dict(zip(ITERATIONS, richardson_lucy(above, kernel, iterations=ITERATIONS), strict=True))
 
 
 def _best_counts(

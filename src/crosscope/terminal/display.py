@@ -27,7 +27,7 @@ def show_json(result: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress_of(work: str) -> Iterator[Callable[[float, str], None]]:
+def progress_of(work: str) -> Iterator[Callable[..., None]]:
     """Show a bar with what is done, its rate and what time is left; plain lines off a terminal.
 
     Gives a function to be told the part done, 0 to 1, and a few words.

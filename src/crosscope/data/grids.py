@@ -1,0 +1,99 @@
+"""Pixels of one grid -> pixels of another, resampled once.
+
+The kernel is the cubic of Keys (a = -1/2): it keeps a constant, and every parabola, as they are.
+Linear interpolation blurs, and a cubic spline rings on for many pixels around a hot one, where
+this kernel has a single side lobe of 7 %.
+
+Keys, R. IEEE Trans. ASSP 29, 1153-1160 (1981), doi 10.1109/TASSP.1981.1163711.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+
+Grey = Float[np.ndarray, "y x"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a resampling: how new pixels lie on the old ones.
+
+    old_px = scale * new_px + offset,  pixel centres at whole numbers.
+
+    Attributes
+    ----------
+    new_px, old_px : int
+        Lengths.
+    scale : float
+        Old pixels per new pixel.
+    shift_px : float
+        Displacement of the content in new pixels; 0 where both grids share their corner.
+    """
+
+    new_px: int
+    old_px: int
+    scale: float
+    shift_px: float
+
+    @property
+    def offset(self) -> float:
+        """The old pixel, counted in fractions, at new pixel 0."""
+        return (self.shift_px + 0.5) * self.scale - 0.5
+
+    @property
+    def stretch(self) -> float:
+        """Widening of the kernel: it covers a new pixel, so that thinning out doesn't alias."""
+        return max(1.0, self.scale)
+
+    @property
+    def start(self) -> int:
+        """The first new pixel whose kernel lies within the old ones."""
+        first = (2 * self.stretch - 1 - self.offset) / self.scale
+        return max(0, math.ceil(first))
+
+    @property
+    def stop(self) -> int:
+        """One past the last new pixel whose kernel lies within the old ones."""
+        last = (self.old_px - 2 * self.stretch - self.offset) / self.scale
+        return min(self.new_px, math.floor(last) + 1)
+
+
+def resample(pixels: Num[np.ndarray, "y x"], zoom: tuple[float, float]) -> Num[np.ndarray, "v u"]:
+    """Resample a whole plane to `zoom` (y, x) new pixels per old one, the corner kept.
+
+    Border pixels are repeated beyond the border. With a zoom of 1 the plane is returned as it is;
+    else it is float64.
+    """
+    if zoom == (1.0, 1.0):
+        return pixels
+    scale = [1 / z for z in zoom]
+    padding = [math.ceil(2 * max(1.0, s)) + 1 for s in scale]
+    padded = np.pad(pixels.astype(np.float64), [(p, p) for p in padding], mode="edge")
+    y, x = (
+        Axis(max(1, int(n / s + 1e-6)), n + 2 * p, s, p / s)
+        for n, s, p in zip(pixels.shape, scale, padding, strict=True)
+    )
+    return resample_within(padded, y, x)
+
+
+def resample_within(pixels: Grey, y: Axis, x: Axis) -> Grey:
+    """Resample to the new pixels start..stop of both axes, those that old ones wholly support."""
+    for axis in (y, x):
+        positions = axis.scale * np.arange(axis.start, axis.stop) + axis.offset
+        first = np.ceil(positions - 2 * axis.stretch).astype(int)
+        taps = first[:, None] + np.arange(math.floor(4 * axis.stretch) + 1)
+        weights = _keys((taps - positions[:, None]) / axis.stretch)
+        weights /= weights.sum(axis=1, keepdims=True)
+        taps = np.clip(taps, 0, axis.old_px - 1)
+        resampled = sum(w[:, None] * pixels[t] for w, t in zip(weights.T, taps.T, strict=True))
+        pixels = np.asarray(resampled).T  # the second turn brings y to the front again
+    return np.ascontiguousarray(pixels)
+
+
+def _keys(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

@@ -1,0 +1,289 @@
+"""Registered pairs -> patches: which fields to learn from, where to cut, one intensity scale.
+
+Fields are split before patches are cut, so that no pixel is both learnt and validated on.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Num
+from scipy import ndimage
+
+from crosscope.data.errors import PairError
+from crosscope.data.images import Image
+from crosscope.data.registration import RegisteredPair, measure_background
+
+SIGNAL_BLUR_PX = 1.0
+SIGNAL_NOISES = 6.0
+"""A pixel has signal where it rises above the background by so many noises ..."""
+SIGNAL_SHARE = 0.05
+"""... and by this share of what the brightest structure of a typical field rises."""
+
+
+# --- split ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Pairs to learn from, pairs to validate on, and a sentence on how they were parted."""
+
+    training: list[RegisteredPair]
+    validation: list[RegisteredPair]
+    how: str
+
+
+def split_fields(
+    pairs: Sequence[RegisteredPair], *, validation_share: float, guard_px: int, seed: int
+) -> Split:
+    """Part the pairs by field of view; a single field is cut in two.
+
+    Parameters
+    ----------
+    pairs : sequence of RegisteredPair
+        Pairs of one raw source file (equal hashes) stay together.
+    validation_share : float
+        Of the fields, or of the single field's length; 0 to 1. At least one field each.
+    guard_px : int
+        Width of the band between the two parts of a single field, in neither of them: at least
+        what the network sees around a pixel.
+    seed : int
+        Chooses the fields.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    PairError
+        There is no pair, or the single field has no room for two parts of 32 px and the band.
+    """
+    fields: dict[str | int, list[RegisteredPair]] = {}
+    for i, pair in enumerate(pairs):
+        fields.setdefault(pair.source_sha256 or i, []).append(pair)
+    if not fields:
+        raise PairError("the pairs", "there is none to learn from", "Register at least one pair")
+    if len(fields) == 1:
+        return _split_one_field(pairs, validation_share, guard_px)
+    count = min(max(round(validation_share * len(fields)), 1), len(fields) - 1)
+    order = np.random.default_rng(seed).permutation(len(fields))
+    chosen, groups = set(order[:count].tolist()), list(fields.values())
+    return Split(
+        [pair for i, group in enumerate(groups) if i not in chosen for pair in group],
+        [pair for i, group in enumerate(groups) if i in chosen for pair in group],
+        f"{len(fields) - count} fields for training and {count} for validation",
+    )
+
+
+def _split_one_field(
+    pairs: Sequence[RegisteredPair], validation_share: float, guard_px: int
+) -> Split:
+    # all pairs of one raw file are cut at the same place of the raw target
+    least_px = 32
+    tops, lefts = zip(*(pair.origin_yx_px for pair in pairs), strict=True)
+    shapes = [pair.target.pixels.shape for pair in pairs]
+    start = max(tops), max(lefts)
+    stop = tuple(
+        min(pair.origin_yx_px[i] + shape[i] for pair, shape in zip(pairs, shapes, strict=True))
+        for i in (0, 1)
+    )
+    axis = 0 if stop[0] - start[0] > stop[1] - start[1] else 1
+    length_px = stop[axis] - start[axis]
+    if length_px < 2 * least_px + guard_px:
+        reason = f"the only field is {length_px} px long, too short to cut off a validation part"
+        remedy = f"Give two fields or one of at least {2 * least_px + guard_px} px"
+        raise PairError(pairs[0].name, reason, remedy)
+    validation_px = round(validation_share * (length_px - guard_px))
+    validation_px = min(max(validation_px, least_px), length_px - guard_px - least_px)
+    cut = stop[axis] - validation_px
+    return Split(
+        [_part(pair, axis, start[axis], cut - guard_px) for pair in pairs],
+        [_part(pair, axis, cut, stop[axis]) for pair in pairs],
+        f"one field: its last {validation_px} {('rows', 'columns')[axis]} are for validation, "
+        f"{guard_px} before them for neither",
+    )
+
+
+def _part(pair: RegisteredPair, axis: int, start: int, stop: int) -> RegisteredPair:
+    """Return the part of a pair between two raw target rows or columns."""
+    first = start - pair.origin_yx_px[axis]
+    field = [slice(None), slice(None)]
+    field[axis] = slice(first, first + stop - start)
+    top, left = pair.origin_yx_px
+
+    def cut(image: Image) -> Image:
+        return image.with_pixels(image.pixels[tuple(field)])
+
+    return replace(
+        pair,
+        source=cut(pair.source),
+        target=cut(pair.target),
+        origin_yx_px=(start, left) if axis == 0 else (top, start),
+    )
+
+
+# --- patches --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Squares cut at the same places of source and target.
+
+    Attributes
+    ----------
+    source, target : (n, y, x) float32
+        Raw grey values.
+    field : (n,) int
+        Which of the pairs each was cut from.
+    has_signal : (n,) bool
+        False where the target is nearly empty.
+    """
+
+    source: Float32[np.ndarray, "n y x"]
+    target: Float32[np.ndarray, "n y x"]
+    field: Int[np.ndarray, " n"]
+    has_signal: Bool[np.ndarray, " n"]
+
+
+def cut_patches(
+    pairs: Sequence[RegisteredPair], *, patch_px: int, background_share: float, seed: int
+) -> Patches:
+    """Cut overlapping patches, and leave out most of those that are nearly empty.
+
+    Parameters
+    ----------
+    pairs : sequence of RegisteredPair
+    patch_px : int
+        Side of a patch. Neighbours overlap by half, from an origin that is drawn for each field.
+    background_share : float
+        The greatest share of nearly empty patches in the result, 0 to below 1: some are needed,
+        or the network never learns what nothing looks like.
+    seed : int
+        Draws the origins, and which of the nearly empty patches stay.
+
+    Returns
+    -------
+    Patches
+
+    Raises
+    ------
+    PairError
+        A field is smaller than a patch, or no patch has signal.
+
+    Notes
+    -----
+    A patch has signal where its target rises above the background by 6 times its noise, and by
+    5 % of what the brightest structure of the median field rises. Single hot pixels, which a
+    median of 3 x 3 removes, are no structure.
+    """
+    random = np.random.default_rng(seed)
+    source, target, field, has_signal = [], [], [], []
+    signals = _find_signal([pair.target.pixels for pair in pairs])
+    for i, (pair, bright) in enumerate(zip(pairs, signals, strict=True)):
+        rows, columns = (_origins(n, patch_px, random, pair.name) for n in bright.shape)
+        for y in rows:
+            for x in columns:
+                square = slice(y, y + patch_px), slice(x, x + patch_px)
+                source.append(pair.source.pixels[square].astype(np.float32))
+                target.append(pair.target.pixels[square].astype(np.float32))
+                field.append(i)
+                has_signal.append(bool(bright[square].any()))
+    if not any(has_signal):
+        reason = f"none of {len(has_signal)} patches shows more than background and noise"
+        where = pairs[0].name if len(pairs) == 1 else f"the {len(pairs)} pairs"
+        raise PairError(where, reason, "Give fields that hold structure")
+    signal = np.flatnonzero(has_signal)
+    empty = random.permutation(np.flatnonzero(~np.array(has_signal)))
+    most_empty = math.floor(signal.size * background_share / (1 - background_share) + 1e-9)
+    kept = np.sort(np.concatenate([signal, empty[:most_empty]]))
+    return Patches(
+        np.stack([source[k] for k in kept]),
+        np.stack([target[k] for k in kept]),
+        np.array(field)[kept],
+        np.array(has_signal)[kept],
+    )
+
+
+def _origins(length_px: int, patch_px: int, random: np.random.Generator, name: str) -> list[int]:
+    """Return where patches begin along one axis: half a patch apart, the first one drawn."""
+    room = length_px - patch_px
+    if room < 0:
+        reason = f"the field is {length_px} px wide or high, less than a patch of {patch_px} px"
+        raise PairError(name, reason, "Give larger fields or choose smaller patches")
+    step = max(patch_px // 2, 1)
+    first = int(random.integers(min(step, room + 1)))
+    return list(range(first, room + 1, step))
+
+
+def _find_signal(images: Sequence[Num[np.ndarray, "_y _x"]]) -> list[Bool[np.ndarray, "_y _x"]]:
+    """Return where images of one modality show more than background and noise."""
+    rises = [_rise(image) for image in images]
+    least = SIGNAL_SHARE * float(np.median([rise.max() for rise in rises]))
+    blurred_noise = SIGNAL_NOISES / (2 * math.sqrt(math.pi) * SIGNAL_BLUR_PX)
+    return [
+        rise > max(blurred_noise * measure_background(image).noise, least)
+        for rise, image in zip(rises, images, strict=True)
+    ]
+
+
+def _rise(image: Num[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
+    """Return how far an image, without hot pixels and lightly blurred, rises above its level."""
+    blurred = ndimage.gaussian_filter(
+        ndimage.median_filter(image.astype(np.float64), size=3), SIGNAL_BLUR_PX
+    )
+    return np.asarray(blurred - measure_background(image).level)
+
+
+# --- intensity ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """One intensity scale: scaled = (grey value - offset) / scale.
+
+    Attributes
+    ----------
+    offset : float
+        The grey level of the background.
+    scale : float
+        Grey values from the background to a bright structure; above 0.
+    """
+
+    offset: float
+    scale: float
+
+    def apply(self, pixels: Num[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+        """Return scaled values: background about 0, bright structures about 1; nothing clipped."""
+        return ((pixels.astype(np.float64) - self.offset) / self.scale).astype(np.float32)
+
+    def undo(self, scaled: Float[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+        """Return grey values."""
+        return (scaled.astype(np.float64) * self.scale + self.offset).astype(np.float32)
+
+
+def measure_scaling(images: Sequence[Num[np.ndarray, "_y _x"]]) -> Scaling:
+    """Measure the one scale of all images of a modality.
+
+    The offset is the median of the fields' background levels. The scale is the 99th percentile of
+    how far their pixels with signal, hot pixels removed, rise above it: however sparse they are.
+    Without any signal it is the noise.
+
+    Parameters
+    ----------
+    images : sequence of (y, x)
+        All training fields of the source, or of the target; grey values. At least one.
+
+    Returns
+    -------
+    Scaling
+    """
+    backgrounds = [measure_background(image) for image in images]
+    signal = np.concatenate(
+        [_rise(image)[bright] for image, bright in zip(images, _find_signal(images), strict=True)]
+    )
+    noise = float(np.median([background.noise for background in backgrounds]))
+    scale = float(np.percentile(signal, 99)) if signal.size else noise
+    offset = float(np.median([background.level for background in backgrounds]))
+    return Scaling(offset, scale if scale > 0 else 1.0)

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from crosscope.terminal.commands import main as main

@@ -1,0 +1,365 @@
+"""The command line: each command parses, calls public verbs, and shows what came of it."""
+
+import functools
+import inspect
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+from rich.console import Console
+
+import crosscope as cs
+from crosscope.terminal.description import describe
+from crosscope.terminal.display import errors, progress_of, say, show_json, summary_table
+from crosscope.terminal.quickstart import travel
+
+app = typer.Typer(
+    name="crosscope",
+    help="See through one fluorescence microscope as if it were another.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Seed = Annotated[int, typer.Option(help="Of the random numbers.", min=0)]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def command(function: Command) -> Command:
+    """Make a function a command: an error meant for the user becomes one line and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            code = function(*args, **options)
+        except cs.CrosscopeError as error:
+            errors.print(f"crosscope: {error}", markup=False)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            say("Stopped.")
+            raise typer.Exit(130) from None
+        raise typer.Exit(code or 0)
+
+    guarded.__doc__ = inspect.cleandoc(function.__doc__ or "")
+    app.command(name=function.__name__.rstrip("_"))(guarded)
+    return function
+
+
+@command
+def quickstart(
+    out: Annotated[Path, typer.Argument(help="Folder for everything it makes.")] = Path(
+        "quickstart"
+    ),
+    minutes: Annotated[float, typer.Option(help="Of training.")] = 2.5,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Walk the whole path on a simulated microscope, from raw pairs to a table and a picture.
+
+    Confocal and STED images of beads are simulated, misaligned, registered, and a model is
+    trained, judged on fields it never saw, and applied.
+
+    Example: crosscope quickstart
+    """
+    cs.require_free(out, overwrite=overwrite)
+    if out.is_dir():
+        shutil.rmtree(out)
+    report = travel(out, minutes=minutes, seed=seed, work=progress_of, say=say)
+    if json:
+        show_json(report.json)
+        return
+    _show(report, out / "report")
+    say(f"The model is {out / 'run' / 'model.zip'}, what it made of the test {out / 'predicted'}.")
+
+
+@command
+def simulate(
+    system: Annotated[str, typer.Argument(help="confocal-sted, widefield-20x or tirf-sim.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    sample: Annotated[
+        str | None, typer.Option(help="beads, filaments, actin, nuclei or pits.")
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="dapi, fitc or txred, of widefield-20x.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1)] = 8,
+    size_px: Annotated[int, typer.Option(min=32, help="Side of the target image.")] = 512,
+    photons: Annotated[
+        float | None,
+        typer.Option(help="Peak of a typical object above background, in the source."),
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Simulate raw pairs of two modalities with known truth: OUT/source, OUT/target, OUT/truth.
+
+    Example: crosscope simulate confocal-sted raw --pairs 16 --seed 1
+    """
+    simulated = cs.simulate(
+        system,
+        sample=sample,
+        channel=channel,
+        pairs=pairs,
+        size_px=size_px,
+        photons=photons,
+        seed=seed,
+    )
+    with progress_of("simulate") as tell:
+        count = cs.write_simulation(
+            simulated, out, overwrite=overwrite, progress=lambda n: tell(n / pairs, f"{n} pairs")
+        )
+    folders = {name: str(out / name) for name in ("source", "target", "truth")}
+    if json:
+        show_json({"pairs": count} | folders)
+    else:
+        typer.echo(f"{count} pairs in {out}")
+
+
+@command
+def register(
+    source: Annotated[Path, typer.Argument(help="File or folder of the modality you have.")],
+    target: Annotated[Path, typer.Argument(help="File or folder of the modality you want.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    channel: Annotated[str | None, typer.Option(help="Of images with several.")] = None,
+    source_pixel_size_nm: Annotated[float | None, typer.Option(min=1e-3)] = None,
+    target_pixel_size_nm: Annotated[float | None, typer.Option(min=1e-3)] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> int:
+    """Bring raw pairs to one grid: OUT/source, OUT/target (same names), OUT/pairs.json.
+
+    Example: crosscope register raw/source raw/target pairs
+    """
+    with progress_of("register") as tell:
+        registered = cs.register_files(
+            source,
+            target,
+            out,
+            channel=channel,
+            source_pixel_size_nm=source_pixel_size_nm,
+            target_pixel_size_nm=target_pixel_size_nm,
+            overwrite=overwrite,
+            watch=tell,
+        )
+    for failure in registered.failures:
+        say(f"crosscope: {failure}")
+    accepted = [pair for pair in registered.pairs if pair["accepted"]]
+    if json:
+        show_json({"pairs": registered.pairs})
+    else:
+        for pair in registered.pairs:
+            typer.echo(_line_of(pair))
+        typer.echo(f"{len(accepted)} of {len(registered.pairs)} pairs registered, in {out}")
+    return registered.exit_code
+
+
+@command
+def train(
+    pairs: Annotated[Path, typer.Argument(help="Folder that register wrote.")],
+    run: Annotated[Path, typer.Argument(help="New folder for the model and its log.")],
+    preset: Annotated[Literal["fast", "paper"], typer.Option()] = "fast",
+    base: Annotated[
+        int | None, typer.Option(min=1, help="Width of the network: 32 in fast, 64 in paper.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget; 10 where none is given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget, instead of minutes.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from this model (transfer learning).")
+    ] = None,
+    seed: Seed = 0,
+    threads: Annotated[int | None, typer.Option(help="Else by measurement.")] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")] = False,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Train a model on registered pairs: RUN/model.zip, RUN/log.jsonl, RUN/tensorboard.
+
+    Example: crosscope train pairs run --minutes 10
+    """
+    given: dict[str, Any] = {
+        "base": base,
+        "minutes": minutes,
+        "steps": steps,
+        "threads": threads,
+        "precision": precision,
+    }
+    make_plan = cs.paper_plan if preset == "paper" else cs.TrainingPlan
+    plan = make_plan(seed=seed, **{key: value for key, value in given.items() if value is not None})
+    start = cs.Model.load(init) if init else None
+    registered = cs.read_registered(pairs)
+    if not resume:
+        cs.require_free(run, overwrite=overwrite)
+        if run.is_dir():
+            shutil.rmtree(run)
+    with progress_of("train") as tell:
+        model = cs.train(
+            registered,
+            plan,
+            run=run,
+            init=start,
+            resume=resume,
+            watch=lambda moment: tell(moment.done, moment.text),
+            say=say,
+        )
+    path = run / "model.zip"
+    model = model.save(path, overwrite=resume or overwrite)
+    result = {"model": str(path), **model.training}
+    if json:
+        show_json(result)
+        return
+    validation = model.training["validation"]
+    typer.echo(
+        f"{path}: {model.training['steps']} steps in {model.training['seconds']:.0f} s, "
+        f"validation PSNR {validation['psnr_db']:.2f} dB, SSIM {validation['ssim']:.4f} "
+        f"at step {model.training['best_step']}"
+    )
+
+
+@command
+def evaluate(
+    model: Annotated[Path, typer.Argument()],
+    pairs: Annotated[Path, typer.Argument(help="Folder that register wrote.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    truth: Annotated[
+        Path | None, typer.Option(help="Folder of noise-free targets, as simulate writes it.")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Measure a model on pairs it has not seen: OUT/report.json and OUT/picture.png.
+
+    Example: crosscope evaluate run/model.zip test-pairs report --truth test-raw/truth
+    """
+    cs.require_free(out, overwrite=overwrite)
+    loaded = cs.Model.load(model)
+    registered = cs.read_registered(pairs)
+    true_images = cs.read_truth(truth) if truth else None
+    with progress_of("evaluate") as tell:
+        report = cs.evaluate(loaded, registered, truth=true_images, watch=tell)
+    report.save(out, overwrite=overwrite)
+    if json:
+        show_json(report.json)
+    else:
+        _show(report, out)
+
+
+@command
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="Model file, or one a channel: DAPI=a.zip,FITC=b.zip.")
+    ],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Image or folder.")],
+    output: Annotated[Path, typer.Argument(help="New image or folder, as the input.")],
+    channel: Annotated[str | None, typer.Option(help="Of an image with several.")] = None,
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
+    ] = None,
+    offset: Annotated[
+        float | None, typer.Option(help="Grey level of zero light; else the model's.")
+    ] = None,
+    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile: bounds memory.")] = 1024,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
+    ] = False,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Else by measurement.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Use the model for what it was not made for.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> int:
+    """Turn images of the source modality into images of the target modality, with OUTPUT.json.
+
+    Example: crosscope predict run/model.zip raw/source/0000.tif sharp.tif
+    """
+    plan = cs.PredictionPlan(
+        channel=channel,
+        pixel_size_nm=pixel_size_nm,
+        offset=offset,
+        threads=threads,
+        precision=precision,
+        tile_px=tile_px,
+        exact=exact,
+        force=force,
+    )
+    with progress_of("predict") as tell:
+        predicted = cs.predict_files(
+            _load(model), source, output, plan=plan, overwrite=overwrite, watch=tell
+        )
+    for failure in predicted.failures:
+        say(f"crosscope: {failure.error}")
+    if json:
+        show_json({"outputs": predicted.outputs})
+    else:
+        for entry in predicted.outputs:
+            for reason in entry["reasons"]:
+                say(f"{entry['input']}: {reason}")
+        typer.echo(f"{output}: {len(predicted.outputs) - len(predicted.failures)} done")
+    return max((failure.error.exit_code for failure in predicted.failures), default=0)
+
+
+@command
+def info(
+    path: Annotated[Path, typer.Argument(help="Image, folder of images or pairs, or model.")],
+    json: AsJson = False,
+) -> None:
+    """Tell what the program understands of an image, a folder or a model, and what it assumes.
+
+    Example: crosscope info cell.nd2
+    """
+    known = describe(path)
+    if json:
+        show_json(known)
+        return
+    for key, value in known.items():
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            for sentence in value:
+                typer.echo(f"{key}: {sentence}")
+        else:
+            typer.echo(f"{key}: {value}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _load(model: str) -> cs.Model | dict[str, cs.Model]:
+    """Load a model file, or one for each channel named."""
+    if "=" not in model or Path(model).exists():
+        return cs.Model.load(model)
+    named = [part.partition("=") for part in model.split(",")]
+    for channel, _, path in named:
+        if not channel or not path:
+            reason = "is neither a model file nor a list of CHANNEL=FILE"
+            raise cs.ModelError(model, reason, "Write it as DAPI=a.zip,FITC=b.zip")
+    return {channel: cs.Model.load(path) for channel, _, path in named}
+
+
+def _show(report: cs.Report, out: Path) -> None:
+    Console().print(summary_table(report.summary))
+    say(f"Figures and picture are in {out}.")
+
+
+def _line_of(pair: Mapping[str, Any]) -> str:
+    """Tell in one line what became of a pair."""
+    if not pair["accepted"]:
+        return f"{pair['name']}: left out, {pair['reason']}"
+    y, x = pair["shift_px"]
+    residual = pair["residual_px"]
+    left = f", {residual:.3f} px left" if residual is not None else ""
+    return f"{pair['name']}: shift ({y:+.2f}, {x:+.2f}) px{left}"

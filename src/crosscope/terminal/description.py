@@ -1,0 +1,78 @@
+"""Path -> what the program understands of it, under the names of the JSON."""
+
+from pathlib import Path
+from typing import Any
+
+import crosscope as cs
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Describe an image, a folder of images or of registered pairs, or a model file.
+
+    Raises CrosscopeError where it is none of these.
+    """
+    if path.is_dir():
+        return _describe_pairs(path) if (path / "pairs.json").exists() else _describe_folder(path)
+    if path.suffix == ".zip":
+        return _describe_model(path)
+    return _describe_image(cs.read_image(path))
+
+
+def _describe_image(image: cs.Image) -> dict[str, Any]:
+    return {
+        "kind": "image",
+        "axes": image.axes,
+        "shape": list(image.pixels.shape),
+        "dtype": str(image.pixels.dtype),
+        "pixel_size_nm": image.pixel_size_nm,
+        "z_step_nm": image.z_step_nm,
+        "time_step_s": image.time_step_s,
+        "channels": [vars(channel) for channel in image.channels],
+        "sha256": image.sha256,
+        "assumed": list(image.assumed),
+    }
+
+
+def _describe_folder(path: Path) -> dict[str, Any]:
+    """Describe the first image, for which the others are taken to be alike, and name the rest."""
+    files = cs.list_images(path)
+    first = _describe_image(cs.read_image(files[0]))
+    first["assumed"].append(f"Only {files[0].name} was opened, the others are taken as alike")
+    return first | {"kind": "folder", "images": [file.name for file in files]}
+
+
+def _describe_pairs(path: Path) -> dict[str, Any]:
+    pairs = cs.read_registered(path)
+    if not pairs:
+        raise cs.PairError(path, "has no accepted pair", "See the reasons in its pairs.json")
+    first = _describe_image(pairs[0].target)
+    residuals = {pair.name: pair.residual_px for pair in pairs}
+    return first | {
+        "kind": "pairs",
+        "source_pixel_size_nm": pairs[0].source_pixel_size_nm,
+        "residual_px": residuals,
+    }
+
+
+def _describe_model(path: Path) -> dict[str, Any]:
+    model = cs.Model.load(path)
+    return {
+        "kind": "model",
+        "axes": "yx",
+        "shape": None,
+        "dtype": "float32",
+        "pixel_size_nm": model.target_pixel_size_nm,
+        "channels": [],
+        "assumed": [],
+        "network": f"{model.network}, base {model.base}",
+        "parameters": model.parameters,
+        "source_pixel_size_nm": model.source_pixel_size_nm,
+        "source_scaling": vars(model.source_scaling),
+        "target_scaling": vars(model.target_scaling),
+        "halo_px": model.reach.halo_px,
+        "reach_px": model.reach.exact_px,
+        "twin": model.twin is not None,
+        "fields": [f"{seen.name} ({seen.part})" for seen in model.fields],
+        "training": dict(model.training),
+        "sha256": model.sha256,
+    }

@@ -1,0 +1,397 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from crosscope.data.errors import OutputError, PairError, RegistrationError
+from crosscope.data.images import Image, write_image
+from crosscope.data.pairs import RawPair
+from crosscope.data.registration import (
+    RefusedPair,
+    crop_like,
+    measure_background,
+    read_registered,
+    register,
+    register_all,
+    write_registered,
+)
+
+# --- a microscope that knows the truth ------------------------------------------------------------
+
+
+def render_beads(places_nm, peaks, shape, *, fwhm_nm, pixel_size_nm):
+    """Gaussian spots at exact places; pixel centre i lies at (i + 1/2) pixel sizes."""
+    y, x = ((np.arange(n) + 0.5) * pixel_size_nm for n in shape)
+    sigma_nm = fwhm_nm / 2.3548
+    rows = np.exp(-((y - places_nm[:, :1]) ** 2) / (2 * sigma_nm**2))
+    columns = np.exp(-((x - places_nm[:, 1:]) ** 2) / (2 * sigma_nm**2))
+    return np.einsum("n,ny,nx->yx", peaks, rows, columns, optimize=True)
+
+
+def as_image(light, pixel_size_nm, name, random):
+    counts = 100 + random.poisson(light + 5.0)
+    size = (float(pixel_size_nm), float(pixel_size_nm))
+    return Image(counts.astype(np.uint16), "yx", size, name=name, sha256=name)
+
+
+def make_pair(
+    shift_px,
+    *,
+    side_px=192,
+    photons=500.0,
+    seed=0,
+    turn_deg=0.0,
+    source_nm=30.0,
+    target_nm=30.0,
+    fwhm_nm=(290.0, 110.0),
+    unrelated=False,
+):
+    """A pair whose source content lies shift_px (target px) below and right of the target's."""
+    random = np.random.default_rng(seed)
+    shift_nm = np.array(shift_px) * target_nm
+    side_nm = side_px * target_nm
+    margin_nm = 20 * target_nm + np.abs(shift_nm).max()
+    count = round(1.2e-3 * ((side_nm + 2 * margin_nm) / target_nm) ** 2)
+    places, elsewhere = random.uniform(-margin_nm, side_nm + margin_nm, (2, count, 2))
+    peaks = photons * np.exp(random.normal(0, 0.4, count))
+    turn = np.deg2rad(turn_deg)
+    turn = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    moved = (places - side_nm / 2) @ turn.T + side_nm / 2 + shift_nm
+    source_side = round(side_nm / source_nm)
+    source = render_beads(
+        elsewhere if unrelated else moved,
+        peaks,
+        (source_side, source_side),
+        fwhm_nm=fwhm_nm[0],
+        pixel_size_nm=source_nm,
+    )
+    target = render_beads(
+        places, peaks, (side_px, side_px), fwhm_nm=fwhm_nm[1], pixel_size_nm=target_nm
+    )
+    return RawPair(
+        f"beads{seed}",
+        as_image(source, source_nm, "source", random),
+        as_image(target, target_nm, "target", random),
+    )
+
+
+def swap(pair):
+    return replace(pair, source=pair.target, target=pair.source)
+
+
+# --- translation ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.tuples(*[st.floats(-6, 6)] * 2), st.integers(0, 10**6))
+def test_a_known_shift_comes_back_at_500_photons(shift_px, seed):
+    pair = register(make_pair(shift_px, seed=seed))
+    assert np.hypot(*np.subtract(pair.shift_px, shift_px)) < 0.05
+
+
+def test_the_95th_percentile_of_errors_at_50_photons_is_below_an_eighth_of_a_pixel():
+    random = np.random.default_rng(1)
+    errors = []
+    for seed in range(16):
+        shift_px = random.uniform(-6, 6, 2)
+        pair = register(make_pair(shift_px, seed=seed, photons=50.0))
+        errors.append(np.hypot(*(pair.shift_px - shift_px)))
+    assert np.percentile(errors, 95) <= 0.12
+
+
+def test_a_pair_registered_to_itself_gives_the_identity():
+    image = make_pair((0.0, 0.0)).target
+    pair = register(RawPair("self", image, image))
+    np.testing.assert_allclose(pair.transform.matrix, np.eye(2, 3), atol=1e-6)
+    np.testing.assert_allclose(pair.source.pixels, pair.target.pixels, rtol=1e-4)
+    assert pair.residual_px == pytest.approx(0, abs=1e-3)
+    assert pair.correlation_before == pytest.approx(1)
+    assert pair.correlation_after == pytest.approx(1)
+
+
+def test_swapping_source_and_target_inverts_the_transform():
+    raw = make_pair((3.3, -1.7))
+    forth, back = register(raw), register(swap(raw))
+    points = np.array([[10.0, 20.0], [100.0, 150.0]])
+    np.testing.assert_allclose(back.to_source(forth.to_source(points)), points, atol=0.02)
+
+
+@pytest.mark.parametrize(("source_nm", "target_nm"), [(650.0, 325.0), (65.0, 32.5), (40.0, 32.0)])
+def test_grids_of_different_pixel_sizes_share_their_corner(source_nm, target_nm):
+    shift_px = (2.4, -1.3)
+    widths = (2.5 * target_nm, 1.3 * target_nm)
+    raw = make_pair(shift_px, source_nm=source_nm, target_nm=target_nm, fwhm_nm=widths, seed=2)
+    pair = register(raw)
+    assert np.hypot(*np.subtract(pair.shift_px, shift_px)) < 0.06
+    assert pair.source.pixel_size_nm == pair.target.pixel_size_nm == (target_nm, target_nm)
+    assert pair.source_pixel_size_nm == (source_nm, source_nm)
+    # a place of the sample, on both raw grids
+    place_nm = 50 * target_nm
+    on_target = np.full((1, 2), place_nm / target_nm - 0.5)
+    on_source = (place_nm + np.array([shift_px]) * target_nm) / source_nm - 0.5
+    np.testing.assert_allclose(pair.to_source(on_target), on_source, atol=0.06)
+
+
+@pytest.mark.parametrize("shift_px", [(50.0, -50.0), (0.4, 70.3)])
+def test_large_shifts_are_found(shift_px):
+    pair = register(make_pair(shift_px, side_px=256, photons=100.0))
+    assert np.hypot(*np.subtract(pair.shift_px, shift_px)) < 0.1
+    assert pair.correlation_after > pair.correlation_before + 0.3
+
+
+def test_the_target_may_be_a_crop_of_the_source():
+    raw = make_pair((0.0, 0.0), side_px=256)
+    part = raw.target.with_pixels(raw.target.pixels[60:220, 40:230])
+    pair = register(replace(raw, target=part))
+    np.testing.assert_allclose(pair.shift_px, (60, 40), atol=0.05)
+    assert pair.target.pixels.shape == (160, 190)
+    assert pair.origin_yx_px == (0, 0)
+
+
+# --- the registered images ------------------------------------------------------------------------
+
+
+def test_both_images_show_the_same_field_and_the_target_is_only_cropped():
+    raw = make_pair((5.5, -4.25))
+    pair = register(raw)
+    top, left = pair.origin_yx_px
+    height, width = pair.target.pixels.shape
+    assert pair.source.pixels.shape == (height, width)
+    assert pair.source.pixels.dtype == np.float32
+    np.testing.assert_array_equal(
+        pair.target.pixels, raw.target.pixels[top : top + height, left : left + width]
+    )
+    # neither a pixel that was made up nor one too many is lost: 5.5 and 4.25, and the kernel's 2
+    assert (height, width) == (192 - 6 - 1, 192 - 5 - 1)
+    assert crop_like(raw.target, pair).pixels.tolist() == pair.target.pixels.tolist()
+
+
+def test_resampling_keeps_intensities_and_does_not_ring():
+    """Beside the truth without noise: what the kernel of Keys does, and what others would do."""
+    random = np.random.default_rng(0)
+    places = random.uniform(0, 6000, (60, 2))
+    peaks = np.full(60, 1000.0)
+    shift_px = np.array([0.5, 0.5])
+    kwargs = {"fwhm_nm": 290.0, "pixel_size_nm": 30.0}
+    target = render_beads(places, peaks, (200, 200), **kwargs)
+    source = render_beads(places + shift_px * 30, peaks, (200, 200), **kwargs)
+    images = [
+        Image(pixels.astype(np.float32), "yx", (30.0, 30.0), name=name)
+        for pixels, name in ((source, "source"), (target, "target"))
+    ]
+    pair = register(RawPair("noiseless", *images))
+    wanted = crop_like(images[1], pair).pixels
+    assert np.abs(pair.source.pixels - wanted).max() < 3  # of 1000
+    assert pair.source.pixels.sum() == pytest.approx(wanted.sum(), rel=1e-4)
+    linear = crop_like(images[1].with_pixels(ndimage.shift(source, -shift_px, order=1)), pair)
+    assert np.abs(linear.pixels - wanted).max() > 15
+
+
+def test_a_hot_pixel_reaches_two_pixels_far_and_no_farther():
+    raw = make_pair((2.5, 1.5), side_px=128)
+    hot = raw.source.pixels.copy()
+    hot[60, 70] = 30000
+    with_hot = register(replace(raw, source=raw.source.with_pixels(hot)))
+    y, x = np.nonzero(with_hot.source.pixels > 5000)
+    assert np.ptp(y) <= 1
+    assert np.ptp(x) <= 1
+    clean = register(raw)
+    assert clean.origin_yx_px == with_hot.origin_yx_px
+    # the displacement itself moves by little, the grey values elsewhere by less than the noise
+    far = np.ones(clean.source.pixels.shape, bool)
+    far[y.min() - 4 : y.max() + 5, x.min() - 4 : x.max() + 5] = False
+    change = np.abs(with_hot.source.pixels - clean.source.pixels)[far]
+    assert change.max() < 60
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+def test_the_stated_residual_of_a_translation_is_within_a_20th_of_a_pixel_of_the_truth():
+    random = np.random.default_rng(2)
+    for seed in range(6):
+        shift_px = random.uniform(-6, 6, 2)
+        pair = register(make_pair(shift_px, seed=seed))
+        true_px = np.hypot(*(pair.shift_px - shift_px))
+        assert abs(pair.residual_px - true_px) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_stated_residual_of_a_turn_of_one_degree_is_within_30_percent_of_the_truth(seed):
+    side_px, turn_deg = 256, 1.0
+    pair = register(make_pair((1.0, 2.0), turn_deg=turn_deg, side_px=side_px, seed=seed))
+    y, x = np.indices((side_px, side_px)) - (side_px - 1) / 2
+    true_px = np.deg2rad(turn_deg) * np.sqrt((y**2 + x**2).mean())
+    assert true_px > 1
+    assert pair.residual_px == pytest.approx(true_px, rel=0.3)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_unrelated_images_are_refused(seed):
+    with pytest.raises(RegistrationError, match="don't match"):
+        register(make_pair((0.0, 0.0), seed=seed, unrelated=True))
+
+
+def test_noise_is_refused():
+    random = np.random.default_rng(0)
+    images = [as_image(np.full((128, 128), 20.0), 30.0, name, random) for name in "ab"]
+    with pytest.raises(RegistrationError, match="don't match"):
+        register(RawPair("noise", *images))
+
+
+def test_constant_images_are_refused():
+    raw = make_pair((0.0, 0.0), side_px=64)
+    flat = raw.source.with_pixels(np.full((64, 64), 7, np.uint16))
+    for pair in (replace(raw, source=flat), replace(raw, target=flat)):
+        with pytest.raises(RegistrationError, match="constant"):
+            register(pair)
+
+
+def test_pixels_without_a_value_are_refused():
+    raw = make_pair((0.0, 0.0), side_px=64)
+    pixels = raw.source.pixels.astype(np.float32)
+    pixels[3, 3] = np.nan
+    with pytest.raises(RegistrationError, match="without a value"):
+        register(replace(raw, source=raw.source.with_pixels(pixels)))
+
+
+def test_a_missing_pixel_size_is_refused():
+    raw = make_pair((0.0, 0.0), side_px=64)
+    blind = replace(raw, target=replace(raw.target, pixel_size_nm=None))
+    with pytest.raises(RegistrationError, match="pixel size of target is not known"):
+        register(blind)
+
+
+def test_fields_of_hardly_anything_in_common_are_refused():
+    small = make_pair((0.0, 0.0), side_px=24)
+    with pytest.raises(RegistrationError, match="24 x 24 px"):
+        register(small)
+    with pytest.raises(RegistrationError):
+        register(make_pair((0.0, 150.0), side_px=192))
+
+
+# --- background -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0, 40.0])
+def test_level_and_noise_are_measured_beside_structures(noise):
+    raw = make_pair((0.0, 0.0), photons=1000.0)
+    clean = raw.target.pixels * 0.0 + 200.0
+    clean[40:60, 40:60] += 1000.0
+    random = np.random.default_rng(0)
+    background = measure_background(clean + random.normal(0, noise, clean.shape))
+    assert background.level == pytest.approx(200, abs=0.5 * noise)
+    assert background.noise == pytest.approx(noise, rel=0.05)
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def registered():
+    return register(make_pair((1.5, -2.5), side_px=96))
+
+
+def test_what_is_written_is_read_again(tmp_path, registered):
+    refused = RefusedPair("bad", "the images don't match", "12", "34")
+    written = write_registered([registered, refused], tmp_path / "out")
+    on_disk = json.loads((tmp_path / "out" / "pairs.json").read_text())
+    assert on_disk == written
+    good, bad = written["pairs"]
+    assert good["accepted"]
+    assert not bad["accepted"]
+    assert bad["reason"] == "the images don't match"
+    assert bad["residual_px"] is bad["shift_px"] is None
+    assert set(bad) <= set(good)
+    assert good["shift_px"] == pytest.approx([1.5, -2.5], abs=0.1)
+    assert good["residual_nm"] == pytest.approx(30 * good["residual_px"])
+    assert (good["rotation_deg"], good["scale"]) == pytest.approx((0, 1))
+    (again,) = read_registered(tmp_path / "out")
+    for field in ("name", "origin_yx_px", "source_pixel_size_nm", "residual_px", "source_sha256"):
+        assert getattr(again, field) == getattr(registered, field), field
+    np.testing.assert_array_equal(again.source.pixels, registered.source.pixels)
+    np.testing.assert_array_equal(again.target.pixels, registered.target.pixels)
+    np.testing.assert_array_equal(again.transform.matrix, registered.transform.matrix)
+    assert again.target.pixel_size_nm == registered.target.pixel_size_nm
+
+
+def test_scale_and_rotation_are_those_of_the_sample_not_of_the_pixels(tmp_path):
+    raw = make_pair((0.7, 0.2), source_nm=60.0, side_px=128)
+    record = write_registered([register(raw)], tmp_path / "out")["pairs"][0]
+    assert (record["rotation_deg"], record["scale"]) == pytest.approx((0, 1))
+
+
+def test_pairs_are_taken_one_by_one_and_refused_ones_are_listed(tmp_path):
+    raw = [make_pair((0.0, 1.0), side_px=96, seed=1), make_pair((0.0, 0.0), side_px=24, seed=2)]
+    written = write_registered(register_all(iter(raw)), tmp_path / "out")["pairs"]
+    assert [record["accepted"] for record in written] == [True, False]
+    assert [file.name for file in (tmp_path / "out" / "source").iterdir()] == ["beads1.tif"]
+
+
+def test_nothing_is_left_where_writing_fails_and_nothing_is_overwritten(tmp_path, registered):
+    with pytest.raises(OutputError):
+        write_registered([registered, registered], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    write_registered([registered], tmp_path / "out")
+    with pytest.raises(OutputError, match="exists already"):
+        write_registered([registered], tmp_path / "out")
+    write_registered([], tmp_path / "out", overwrite=True)
+    assert read_registered(tmp_path / "out") == []
+
+
+def test_images_aligned_elsewhere_are_read_without_numbers(tmp_path, registered):
+    for folder in ("source", "target"):
+        image = getattr(registered, folder)
+        write_image(image, tmp_path / folder / "cell.tif")
+    (pair,) = read_registered(tmp_path)
+    np.testing.assert_array_equal(pair.transform.matrix, np.eye(2, 3))
+    assert pair.residual_px is pair.correlation_after is None
+    assert pair.source_pixel_size_nm == (30.0, 30.0)
+    written = write_registered([pair], tmp_path / "out")["pairs"][0]
+    assert written["residual_px"] is written["residual_nm"] is None
+
+
+def test_images_aligned_elsewhere_must_fit(tmp_path, registered):
+    write_image(registered.source, tmp_path / "source" / "cell.tif")
+    short = registered.target.with_pixels(registered.target.pixels[:50])
+    write_image(short, tmp_path / "target" / "cell.tif")
+    with pytest.raises(PairError, match="its target"):
+        read_registered(tmp_path)
+    other = replace(registered.target, pixel_size_nm=(60.0, 60.0))
+    write_image(other, tmp_path / "target" / "cell.tif", overwrite=True)
+    with pytest.raises(PairError, match="60"):
+        read_registered(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pairs": [{"accepted": true}]}', "\x00"])
+def test_a_broken_listing_is_named(tmp_path, registered, text):
+    write_registered([registered], tmp_path / "out")
+    (tmp_path / "out" / "pairs.json").write_text(text)
+    with pytest.raises(PairError, match=r"pairs\.json: is not a list"):
+        read_registered(tmp_path / "out")
+
+
+def test_a_listing_never_leads_out_of_its_folder(tmp_path, registered):
+    record = write_registered([registered], tmp_path / "out")
+    record["pairs"][0]["file"] = f"../../{registered.name}.tif"
+    (tmp_path / "out" / "pairs.json").write_text(json.dumps(record))
+    assert len(read_registered(tmp_path / "out")) == 1
+
+
+def test_a_folder_of_another_kind_says_how_to_make_one(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(PairError, match="crosscope register"):
+            read_registered(folder)
+
+
+def test_a_truth_too_small_for_its_pair_is_named(registered):
+    small = registered.target.with_pixels(registered.target.pixels[:40, :40])
+    with pytest.raises(RegistrationError, match="40 x 40 px"):
+        crop_like(small, registered)
