@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from crosscope.data.pairs import match_files as match_files
     from crosscope.data.pairs import read_pair as read_pair
     from crosscope.data.pairs import read_pairs as read_pairs
-    from crosscope.data.registration import RefusedPair as RefusedPair
-    from crosscope.data.registration import RegisteredPair as RegisteredPair
-    from crosscope.data.registration import Transform as Transform
-    from crosscope.data.registration import read_registered as read_registered
+    from crosscope.data.registered import RefusedPair as RefusedPair
+    from crosscope.data.registered import RegisteredPair as RegisteredPair
+    from crosscope.data.registered import Transform as Transform
+    from crosscope.data.registered import read_registered as read_registered
+    from crosscope.data.registered import write_registered as write_registered
     from crosscope.data.registration import register as register
-    from crosscope.data.registration import register_all as register_files
-    from crosscope.data.registration import write_registered as write_registered
+    from crosscope.data.registration import register_files as register_files
     from crosscope.model.engine import Engine as Engine
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from crosscope.optics.systems import write_simulation as write_simulation
     from crosscope.prediction.files import predict_files as predict_files
     from crosscope.prediction.images import PredictionPlan as PredictionPlan
+    from crosscope.prediction.images import fastest_engine as fastest_engine
     from crosscope.prediction.images import predict as predict
     from crosscope.prediction.images import predict_channels as predict_channels
     from crosscope.report.evaluation import Report as Report
@@ -72,15 +73,15 @@ _HOMES = {
     "data.files": "require_free",
     "data.images": "Channel Image list_images read_image write_image",
     "data.pairs": "RawPair match_files read_pair read_pairs",
-    "data.registration": "RefusedPair RegisteredPair Transform read_registered register "
-    "register_all write_registered",
+    "data.registered": "RefusedPair RegisteredPair Transform read_registered write_registered",
+    "data.registration": "register register_files",
     "model.engine": "Engine",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
     "model.training": "Moment TrainingError train",
     "optics.systems": "SimulatedPair simulate write_simulation",
     "prediction.files": "predict_files",
-    "prediction.images": "PredictionPlan predict predict_channels",
+    "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "report.evaluation": "Report evaluate read_truth",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -1,29 +1,40 @@
 import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from crosscope.data.background import measure_background
 from crosscope.data.errors import OutputError, PairError, RegistrationError
 from crosscope.data.images import Image, write_image
 from crosscope.data.pairs import RawPair
-from crosscope.data.registration import (
+from crosscope.data.registered import (
     RefusedPair,
+    RegisteredPair,
     crop_like,
-    measure_background,
     read_registered,
-    register,
-    register_all,
     write_registered,
 )
+from crosscope.data.registration import register, register_files
 
 # --- a microscope that knows the truth ------------------------------------------------------------
 
 
-def render_beads(places_nm, peaks, shape, *, fwhm_nm, pixel_size_nm):
+def render_beads(
+    places_nm: npt.NDArray[Any],
+    peaks: npt.NDArray[Any],
+    shape: tuple[int, int],
+    *,
+    fwhm_nm: float,
+    pixel_size_nm: float,
+) -> npt.NDArray[Any]:
     """Gaussian spots at exact places; pixel centre i lies at (i + 1/2) pixel sizes."""
     y, x = ((np.arange(n) + 0.5) * pixel_size_nm for n in shape)
     sigma_nm = fwhm_nm / 2.3548
@@ -32,24 +43,26 @@ def render_beads(places_nm, peaks, shape, *, fwhm_nm, pixel_size_nm):
     return np.einsum("n,ny,nx->yx", peaks, rows, columns, optimize=True)
 
 
-def as_image(light, pixel_size_nm, name, random):
+def as_image(
+    light: npt.NDArray[Any], pixel_size_nm: float, name: str, random: np.random.Generator
+) -> Image:
     counts = 100 + random.poisson(light + 5.0)
     size = (float(pixel_size_nm), float(pixel_size_nm))
     return Image(counts.astype(np.uint16), "yx", size, name=name, sha256=name)
 
 
 def make_pair(
-    shift_px,
+    shift_px: Any,
     *,
-    side_px=192,
-    photons=500.0,
-    seed=0,
-    turn_deg=0.0,
-    source_nm=30.0,
-    target_nm=30.0,
-    fwhm_nm=(290.0, 110.0),
-    unrelated=False,
-):
+    side_px: int = 192,
+    photons: float = 500.0,
+    seed: int = 0,
+    turn_deg: float = 0.0,
+    source_nm: float = 30.0,
+    target_nm: float = 30.0,
+    fwhm_nm: tuple[float, float] = (290.0, 110.0),
+    unrelated: bool = False,
+) -> RawPair:
     """A pair whose source content lies shift_px (target px) below and right of the target's."""
     random = np.random.default_rng(seed)
     shift_nm = np.array(shift_px) * target_nm
@@ -58,8 +71,8 @@ def make_pair(
     count = round(1.2e-3 * ((side_nm + 2 * margin_nm) / target_nm) ** 2)
     places, elsewhere = random.uniform(-margin_nm, side_nm + margin_nm, (2, count, 2))
     peaks = photons * np.exp(random.normal(0, 0.4, count))
-    turn = np.deg2rad(turn_deg)
-    turn = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    angle = np.deg2rad(turn_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = (places - side_nm / 2) @ turn.T + side_nm / 2 + shift_nm
     source_side = round(side_nm / source_nm)
     source = render_beads(
@@ -79,7 +92,7 @@ def make_pair(
     )
 
 
-def swap(pair):
+def swap(pair: RawPair) -> RawPair:
     return replace(pair, source=pair.target, target=pair.source)
 
 
@@ -88,12 +101,12 @@ def swap(pair):
 
 @settings(max_examples=12, deadline=None)
 @given(st.tuples(*[st.floats(-6, 6)] * 2), st.integers(0, 10**6))
-def test_a_known_shift_comes_back_at_500_photons(shift_px, seed):
+def test_a_known_shift_comes_back_at_500_photons(shift_px: tuple[float, float], seed: int) -> None:
     pair = register(make_pair(shift_px, seed=seed))
     assert np.hypot(*np.subtract(pair.shift_px, shift_px)) < 0.05
 
 
-def test_the_95th_percentile_of_errors_at_50_photons_is_below_an_eighth_of_a_pixel():
+def test_the_95th_percentile_of_errors_at_50_photons_is_below_an_eighth_of_a_pixel() -> None:
     random = np.random.default_rng(1)
     errors = []
     for seed in range(16):
@@ -103,7 +116,7 @@ def test_the_95th_percentile_of_errors_at_50_photons_is_below_an_eighth_of_a_pix
     assert np.percentile(errors, 95) <= 0.12
 
 
-def test_a_pair_registered_to_itself_gives_the_identity():
+def test_a_pair_registered_to_itself_gives_the_identity() -> None:
     image = make_pair((0.0, 0.0)).target
     pair = register(RawPair("self", image, image))
     np.testing.assert_allclose(pair.transform.matrix, np.eye(2, 3), atol=1e-6)
@@ -113,7 +126,7 @@ def test_a_pair_registered_to_itself_gives_the_identity():
     assert pair.correlation_after == pytest.approx(1)
 
 
-def test_swapping_source_and_target_inverts_the_transform():
+def test_swapping_source_and_target_inverts_the_transform() -> None:
     raw = make_pair((3.3, -1.7))
     forth, back = register(raw), register(swap(raw))
     points = np.array([[10.0, 20.0], [100.0, 150.0]])
@@ -121,7 +134,9 @@ def test_swapping_source_and_target_inverts_the_transform():
 
 
 @pytest.mark.parametrize(("source_nm", "target_nm"), [(650.0, 325.0), (65.0, 32.5), (40.0, 32.0)])
-def test_grids_of_different_pixel_sizes_share_their_corner(source_nm, target_nm):
+def test_grids_of_different_pixel_sizes_share_their_corner(
+    source_nm: float, target_nm: float
+) -> None:
     shift_px = (2.4, -1.3)
     widths = (2.5 * target_nm, 1.3 * target_nm)
     raw = make_pair(shift_px, source_nm=source_nm, target_nm=target_nm, fwhm_nm=widths, seed=2)
@@ -137,13 +152,15 @@ def test_grids_of_different_pixel_sizes_share_their_corner(source_nm, target_nm)
 
 
 @pytest.mark.parametrize("shift_px", [(50.0, -50.0), (0.4, 70.3)])
-def test_large_shifts_are_found(shift_px):
+def test_large_shifts_are_found(shift_px: tuple[float, float]) -> None:
     pair = register(make_pair(shift_px, side_px=256, photons=100.0))
     assert np.hypot(*np.subtract(pair.shift_px, shift_px)) < 0.1
+    assert pair.correlation_before is not None
+    assert pair.correlation_after is not None
     assert pair.correlation_after > pair.correlation_before + 0.3
 
 
-def test_the_target_may_be_a_crop_of_the_source():
+def test_the_target_may_be_a_crop_of_the_source() -> None:
     raw = make_pair((0.0, 0.0), side_px=256)
     part = raw.target.with_pixels(raw.target.pixels[60:220, 40:230])
     pair = register(replace(raw, target=part))
@@ -155,7 +172,7 @@ def test_the_target_may_be_a_crop_of_the_source():
 # --- the registered images ------------------------------------------------------------------------
 
 
-def test_both_images_show_the_same_field_and_the_target_is_only_cropped():
+def test_both_images_show_the_same_field_and_the_target_is_only_cropped() -> None:
     raw = make_pair((5.5, -4.25))
     pair = register(raw)
     top, left = pair.origin_yx_px
@@ -170,20 +187,19 @@ def test_both_images_show_the_same_field_and_the_target_is_only_cropped():
     assert crop_like(raw.target, pair).pixels.tolist() == pair.target.pixels.tolist()
 
 
-def test_resampling_keeps_intensities_and_does_not_ring():
+def test_resampling_keeps_intensities_and_does_not_ring() -> None:
     """Beside the truth without noise: what the kernel of Keys does, and what others would do."""
     random = np.random.default_rng(0)
     places = random.uniform(0, 6000, (60, 2))
     peaks = np.full(60, 1000.0)
     shift_px = np.array([0.5, 0.5])
-    kwargs = {"fwhm_nm": 290.0, "pixel_size_nm": 30.0}
-    target = render_beads(places, peaks, (200, 200), **kwargs)
-    source = render_beads(places + shift_px * 30, peaks, (200, 200), **kwargs)
+    render = partial(render_beads, shape=(200, 200), fwhm_nm=290.0, pixel_size_nm=30.0)
+    target, source = render(places, peaks), render(places + shift_px * 30, peaks)
     images = [
         Image(pixels.astype(np.float32), "yx", (30.0, 30.0), name=name)
         for pixels, name in ((source, "source"), (target, "target"))
     ]
-    pair = register(RawPair("noiseless", *images))
+    pair = register(RawPair("noiseless", images[0], images[1]))
     wanted = crop_like(images[1], pair).pixels
     assert np.abs(pair.source.pixels - wanted).max() < 3  # of 1000
     assert pair.source.pixels.sum() == pytest.approx(wanted.sum(), rel=1e-4)
@@ -191,7 +207,7 @@ def test_resampling_keeps_intensities_and_does_not_ring():
     assert np.abs(linear.pixels - wanted).max() > 15
 
 
-def test_a_hot_pixel_reaches_two_pixels_far_and_no_farther():
+def test_a_hot_pixel_reaches_two_pixels_far_and_no_farther() -> None:
     raw = make_pair((2.5, 1.5), side_px=128)
     hot = raw.source.pixels.copy()
     hot[60, 70] = 30000
@@ -211,7 +227,7 @@ def test_a_hot_pixel_reaches_two_pixels_far_and_no_farther():
 # --- what is left ---------------------------------------------------------------------------------
 
 
-def test_the_stated_residual_of_a_translation_is_within_a_20th_of_a_pixel_of_the_truth():
+def test_the_stated_residual_of_a_translation_is_within_a_20th_of_a_pixel_of_the_truth() -> None:
     random = np.random.default_rng(2)
     for seed in range(6):
         shift_px = random.uniform(-6, 6, 2)
@@ -221,7 +237,9 @@ def test_the_stated_residual_of_a_translation_is_within_a_20th_of_a_pixel_of_the
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_stated_residual_of_a_turn_of_one_degree_is_within_30_percent_of_the_truth(seed):
+def test_the_stated_residual_of_a_turn_of_one_degree_is_within_30_percent_of_the_truth(
+    seed: int,
+) -> None:
     side_px, turn_deg = 256, 1.0
     pair = register(make_pair((1.0, 2.0), turn_deg=turn_deg, side_px=side_px, seed=seed))
     y, x = np.indices((side_px, side_px)) - (side_px - 1) / 2
@@ -234,19 +252,19 @@ def test_the_stated_residual_of_a_turn_of_one_degree_is_within_30_percent_of_the
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_unrelated_images_are_refused(seed):
+def test_unrelated_images_are_refused(seed: int) -> None:
     with pytest.raises(RegistrationError, match="don't match"):
         register(make_pair((0.0, 0.0), seed=seed, unrelated=True))
 
 
-def test_noise_is_refused():
+def test_noise_is_refused() -> None:
     random = np.random.default_rng(0)
     images = [as_image(np.full((128, 128), 20.0), 30.0, name, random) for name in "ab"]
     with pytest.raises(RegistrationError, match="don't match"):
-        register(RawPair("noise", *images))
+        register(RawPair("noise", images[0], images[1]))
 
 
-def test_constant_images_are_refused():
+def test_constant_images_are_refused() -> None:
     raw = make_pair((0.0, 0.0), side_px=64)
     flat = raw.source.with_pixels(np.full((64, 64), 7, np.uint16))
     for pair in (replace(raw, source=flat), replace(raw, target=flat)):
@@ -254,7 +272,7 @@ def test_constant_images_are_refused():
             register(pair)
 
 
-def test_pixels_without_a_value_are_refused():
+def test_pixels_without_a_value_are_refused() -> None:
     raw = make_pair((0.0, 0.0), side_px=64)
     pixels = raw.source.pixels.astype(np.float32)
     pixels[3, 3] = np.nan
@@ -262,14 +280,14 @@ def test_pixels_without_a_value_are_refused():
         register(replace(raw, source=raw.source.with_pixels(pixels)))
 
 
-def test_a_missing_pixel_size_is_refused():
+def test_a_missing_pixel_size_is_refused() -> None:
     raw = make_pair((0.0, 0.0), side_px=64)
     blind = replace(raw, target=replace(raw.target, pixel_size_nm=None))
     with pytest.raises(RegistrationError, match="pixel size of target is not known"):
         register(blind)
 
 
-def test_fields_of_hardly_anything_in_common_are_refused():
+def test_fields_of_hardly_anything_in_common_are_refused() -> None:
     small = make_pair((0.0, 0.0), side_px=24)
     with pytest.raises(RegistrationError, match="24 x 24 px"):
         register(small)
@@ -281,7 +299,7 @@ def test_fields_of_hardly_anything_in_common_are_refused():
 
 
 @pytest.mark.parametrize("noise", [0.5, 3.0, 40.0])
-def test_level_and_noise_are_measured_beside_structures(noise):
+def test_level_and_noise_are_measured_beside_structures(noise: float) -> None:
     raw = make_pair((0.0, 0.0), photons=1000.0)
     clean = raw.target.pixels * 0.0 + 200.0
     clean[40:60, 40:60] += 1000.0
@@ -295,11 +313,11 @@ def test_level_and_noise_are_measured_beside_structures(noise):
 
 
 @pytest.fixture(scope="module")
-def registered():
+def registered() -> RegisteredPair:
     return register(make_pair((1.5, -2.5), side_px=96))
 
 
-def test_what_is_written_is_read_again(tmp_path, registered):
+def test_what_is_written_is_read_again(tmp_path: Path, registered: RegisteredPair) -> None:
     refused = RefusedPair("bad", "the images don't match", "12", "34")
     written = write_registered([registered, refused], tmp_path / "out")
     on_disk = json.loads((tmp_path / "out" / "pairs.json").read_text())
@@ -322,20 +340,42 @@ def test_what_is_written_is_read_again(tmp_path, registered):
     assert again.target.pixel_size_nm == registered.target.pixel_size_nm
 
 
-def test_scale_and_rotation_are_those_of_the_sample_not_of_the_pixels(tmp_path):
+def test_scale_and_rotation_are_those_of_the_sample_not_of_the_pixels(tmp_path: Path) -> None:
     raw = make_pair((0.7, 0.2), source_nm=60.0, side_px=128)
     record = write_registered([register(raw)], tmp_path / "out")["pairs"][0]
     assert (record["rotation_deg"], record["scale"]) == pytest.approx((0, 1))
 
 
-def test_pairs_are_taken_one_by_one_and_refused_ones_are_listed(tmp_path):
+def test_in_folders_what_can_be_registered_is_and_the_rest_is_listed(tmp_path: Path) -> None:
     raw = [make_pair((0.0, 1.0), side_px=96, seed=1), make_pair((0.0, 0.0), side_px=24, seed=2)]
-    written = write_registered(register_all(iter(raw)), tmp_path / "out")["pairs"]
-    assert [record["accepted"] for record in written] == [True, False]
+    for pair in raw:
+        write_image(pair.source, tmp_path / "source" / f"{pair.name}.tif")
+        write_image(pair.target, tmp_path / "target" / f"{pair.name}.tif")
+    for folder in ("source", "target"):
+        (tmp_path / folder / "damaged.tif").write_bytes(folder.encode())
+    done = register_files(tmp_path / "source", tmp_path / "target", tmp_path / "out")
+    assert {pair["name"]: pair["accepted"] for pair in done.pairs} == {
+        "beads1": True,
+        "beads2": False,
+        "damaged": False,
+    }
     assert [file.name for file in (tmp_path / "out" / "source").iterdir()] == ["beads1.tif"]
+    assert len(done.failures) == 1
+    assert done.exit_code == 2  # for the file that is no image
 
 
-def test_nothing_is_left_where_writing_fails_and_nothing_is_overwritten(tmp_path, registered):
+def test_one_pair_that_cannot_be_registered_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    pair = make_pair((0.0, 0.0), side_px=24)
+    write_image(pair.source, tmp_path / "a.tif")
+    write_image(pair.target, tmp_path / "b.tif")
+    with pytest.raises(RegistrationError):
+        register_files(tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_left_where_writing_fails_and_nothing_is_overwritten(
+    tmp_path: Path, registered: RegisteredPair
+) -> None:
     with pytest.raises(OutputError):
         write_registered([registered, registered], tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -346,7 +386,9 @@ def test_nothing_is_left_where_writing_fails_and_nothing_is_overwritten(tmp_path
     assert read_registered(tmp_path / "out") == []
 
 
-def test_images_aligned_elsewhere_are_read_without_numbers(tmp_path, registered):
+def test_images_aligned_elsewhere_are_read_without_numbers(
+    tmp_path: Path, registered: RegisteredPair
+) -> None:
     for folder in ("source", "target"):
         image = getattr(registered, folder)
         write_image(image, tmp_path / folder / "cell.tif")
@@ -358,7 +400,7 @@ def test_images_aligned_elsewhere_are_read_without_numbers(tmp_path, registered)
     assert written["residual_px"] is written["residual_nm"] is None
 
 
-def test_images_aligned_elsewhere_must_fit(tmp_path, registered):
+def test_images_aligned_elsewhere_must_fit(tmp_path: Path, registered: RegisteredPair) -> None:
     write_image(registered.source, tmp_path / "source" / "cell.tif")
     short = registered.target.with_pixels(registered.target.pixels[:50])
     write_image(short, tmp_path / "target" / "cell.tif")
@@ -371,27 +413,29 @@ def test_images_aligned_elsewhere_must_fit(tmp_path, registered):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pairs": [{"accepted": true}]}', "\x00"])
-def test_a_broken_listing_is_named(tmp_path, registered, text):
+def test_a_broken_listing_is_named(tmp_path: Path, registered: RegisteredPair, text: str) -> None:
     write_registered([registered], tmp_path / "out")
     (tmp_path / "out" / "pairs.json").write_text(text)
     with pytest.raises(PairError, match=r"pairs\.json: is not a list"):
         read_registered(tmp_path / "out")
 
 
-def test_a_listing_never_leads_out_of_its_folder(tmp_path, registered):
+def test_a_listing_never_leads_out_of_its_folder(
+    tmp_path: Path, registered: RegisteredPair
+) -> None:
     record = write_registered([registered], tmp_path / "out")
     record["pairs"][0]["file"] = f"../../{registered.name}.tif"
     (tmp_path / "out" / "pairs.json").write_text(json.dumps(record))
     assert len(read_registered(tmp_path / "out")) == 1
 
 
-def test_a_folder_of_another_kind_says_how_to_make_one(tmp_path):
+def test_a_folder_of_another_kind_says_how_to_make_one(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(PairError, match="crosscope register"):
             read_registered(folder)
 
 
-def test_a_truth_too_small_for_its_pair_is_named(registered):
+def test_a_truth_too_small_for_its_pair_is_named(registered: RegisteredPair) -> None:
     small = registered.target.with_pixels(registered.target.pixels[:40, :40])
     with pytest.raises(RegistrationError, match="40 x 40 px"):
         crop_like(small, registered)

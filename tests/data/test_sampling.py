@@ -1,17 +1,21 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crosscope.data.errors import PairError
 from crosscope.data.images import Image
-from crosscope.data.registration import RegisteredPair, Transform
+from crosscope.data.registered import RegisteredPair, Transform
 from crosscope.data.sampling import Scaling, cut_patches, measure_scaling, split_fields
 
 
-def make_pair(target, name="field", sha256=None):
+def make_pair(
+    target: npt.NDArray[Any], name: str = "field", sha256: str | None = None
+) -> RegisteredPair:
     image = Image(target, "yx", (30.0, 30.0), name=name)
     source = image.with_pixels(target.astype(np.float32))
     return RegisteredPair(
@@ -28,7 +32,15 @@ def make_pair(target, name="field", sha256=None):
     )
 
 
-def bead_field(shape, places_yx, *, peak=500.0, level=100.0, seed=0, sigma_px=1.6):
+def bead_field(
+    shape: tuple[int, int],
+    places_yx: Any,
+    *,
+    peak: float = 500.0,
+    level: float = 100.0,
+    seed: int = 0,
+    sigma_px: float = 1.6,
+) -> npt.NDArray[np.uint16]:
     y, x = np.indices(shape)
     light = sum(
         np.exp(-((y - py) ** 2 + (x - px) ** 2) / (2 * sigma_px**2)) for py, px in places_yx
@@ -37,7 +49,7 @@ def bead_field(shape, places_yx, *, peak=500.0, level=100.0, seed=0, sigma_px=1.
     return (level + counts).astype(np.uint16)
 
 
-def numbered_field(height, width):
+def numbered_field(height: int, width: int) -> npt.NDArray[np.uint16]:
     """Every pixel has a value of its own, so that parts can be compared pixel by pixel."""
     return np.arange(height * width, dtype=np.uint16).reshape(height, width)
 
@@ -46,9 +58,11 @@ def numbered_field(height, width):
 
 
 @given(st.integers(2, 12), st.floats(0, 1), st.integers(0, 5))
-def test_every_field_is_in_one_part_and_no_part_is_empty(count, share, seed):
+def test_every_field_is_in_one_part_and_no_part_is_empty(
+    count: int, share: float, seed: int
+) -> None:
     pairs = [make_pair(numbered_field(40, 40), f"{i}", f"{i}") for i in range(count)]
-    split = split_fields(pairs, validation_share=share, guard_px=10, seed=seed)
+    split = split_fields(pairs, validation_share=share, guard_px=10, least_px=32, seed=seed)
     training = {pair.name for pair in split.training}
     validation = {pair.name for pair in split.validation}
     assert training
@@ -57,19 +71,19 @@ def test_every_field_is_in_one_part_and_no_part_is_empty(count, share, seed):
     assert len(training) + len(validation) == count
 
 
-def test_pairs_of_one_raw_file_stay_together():
+def test_pairs_of_one_raw_file_stay_together() -> None:
     pairs = [make_pair(numbered_field(40, 40), f"{i}", "ab"[i % 2]) for i in range(6)]
-    split = split_fields(pairs, validation_share=0.2, guard_px=10, seed=0)
+    split = split_fields(pairs, validation_share=0.2, guard_px=10, least_px=32, seed=0)
     hashes = [{pair.source_sha256 for pair in part} for part in (split.training, split.validation)]
     assert hashes[0].isdisjoint(hashes[1])
     assert [len(split.training), len(split.validation)] == [3, 3]
 
 
-def test_the_split_is_that_of_the_seed():
+def test_the_split_is_that_of_the_seed() -> None:
     pairs = [make_pair(numbered_field(40, 40), f"{i}", f"{i}") for i in range(10)]
 
-    def names(seed):
-        split = split_fields(pairs, validation_share=0.3, guard_px=0, seed=seed)
+    def names(seed: int) -> list[str]:
+        split = split_fields(pairs, validation_share=0.3, guard_px=0, least_px=32, seed=seed)
         return [pair.name for pair in split.validation]
 
     assert names(1) == names(1)
@@ -78,9 +92,13 @@ def test_the_split_is_that_of_the_seed():
 
 @pytest.mark.parametrize("shape", [(200, 120), (120, 200)])
 @pytest.mark.parametrize("guard_px", [0, 48])
-def test_a_single_field_is_cut_along_its_longer_side_with_the_guard_band_between(shape, guard_px):
+def test_a_single_field_is_cut_along_its_longer_side_with_the_guard_band_between(
+    shape: tuple[int, int], guard_px: int
+) -> None:
     whole = numbered_field(*shape)
-    split = split_fields([make_pair(whole)], validation_share=0.25, guard_px=guard_px, seed=0)
+    split = split_fields(
+        [make_pair(whole)], validation_share=0.25, guard_px=guard_px, least_px=32, seed=0
+    )
     (training,), (validation,) = split.training, split.validation
     for part in (training, validation):
         top, left = np.subtract(part.origin_yx_px, (5, 7))  # the whole's origin
@@ -96,32 +114,36 @@ def test_a_single_field_is_cut_along_its_longer_side_with_the_guard_band_between
     assert f"{guard_px} before them for neither" in split.how
 
 
-def test_two_pairs_of_one_raw_file_are_cut_at_the_same_place():
+def test_two_pairs_of_one_raw_file_are_cut_at_the_same_place() -> None:
     whole = numbered_field(200, 120)
     first, second = make_pair(whole, "a", "x"), make_pair(whole[30:], "b", "x")
     second = replace(second, origin_yx_px=(35, 7))
-    split = split_fields([first, second], validation_share=0.25, guard_px=20, seed=0)
+    split = split_fields([first, second], validation_share=0.25, guard_px=20, least_px=32, seed=0)
     learnt = np.concatenate([pair.target.pixels.ravel() for pair in split.training])
     held_out = np.concatenate([pair.target.pixels.ravel() for pair in split.validation])
     assert np.intersect1d(learnt, held_out).size == 0
 
 
-def test_a_field_too_small_to_cut_says_how_large_it_must_be():
+def test_a_field_too_small_to_cut_says_how_large_it_must_be() -> None:
     with pytest.raises(PairError, match=r"90 px long.*at least 164 px"):
         split_fields(
-            [make_pair(numbered_field(90, 80))], validation_share=0.1, guard_px=100, seed=0
+            [make_pair(numbered_field(90, 80))],
+            validation_share=0.1,
+            guard_px=100,
+            least_px=32,
+            seed=0,
         )
 
 
-def test_no_pair_is_an_error():
+def test_no_pair_is_an_error() -> None:
     with pytest.raises(PairError, match="none to learn from"):
-        split_fields([], validation_share=0.1, guard_px=0, seed=0)
+        split_fields([], validation_share=0.1, guard_px=0, least_px=32, seed=0)
 
 
 # --- patches --------------------------------------------------------------------------------------
 
 
-def test_patches_are_cut_at_the_same_places_of_both_images_with_their_grey_values():
+def test_patches_are_cut_at_the_same_places_of_both_images_with_their_grey_values() -> None:
     pairs = [make_pair(numbered_field(100, 90)), make_pair(numbered_field(64, 64))]
     patches = cut_patches(pairs, patch_px=32, background_share=0.5, seed=3)
     np.testing.assert_array_equal(patches.source, patches.target)
@@ -135,7 +157,7 @@ def test_patches_are_cut_at_the_same_places_of_both_images_with_their_grey_value
         )
 
 
-def test_origins_depend_on_the_seed_alone():
+def test_origins_depend_on_the_seed_alone() -> None:
     pairs = [make_pair(bead_field((128, 128), [(40, 40), (90, 80)]))]
     cuts = [cut_patches(pairs, patch_px=32, background_share=0.5, seed=s).target for s in (0, 0, 1)]
     np.testing.assert_array_equal(cuts[0], cuts[1])
@@ -143,7 +165,7 @@ def test_origins_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
-def test_nearly_empty_patches_make_up_the_asked_share(share):
+def test_nearly_empty_patches_make_up_the_asked_share(share: float) -> None:
     places = np.random.default_rng(0).uniform(0, 256, (12, 2))
     pairs = [make_pair(bead_field((256, 256), places, peak=40, seed=s)) for s in range(3)]
     patches = cut_patches(pairs, patch_px=32, background_share=share, seed=0)
@@ -152,7 +174,7 @@ def test_nearly_empty_patches_make_up_the_asked_share(share):
     assert (empty + 1) / (len(patches.target) + 1) > share
 
 
-def test_patches_with_a_bead_have_signal_and_those_without_have_none():
+def test_patches_with_a_bead_have_signal_and_those_without_have_none() -> None:
     places = [(40.0, 40.0), (200.0, 120.0)]
     pair = make_pair(bead_field((256, 256), places, peak=30))
     patches = cut_patches([pair], patch_px=32, background_share=0.9, seed=0)
@@ -160,7 +182,7 @@ def test_patches_with_a_bead_have_signal_and_those_without_have_none():
     assert 8 <= np.count_nonzero(patches.has_signal) <= 12  # each bead is in about 4 patches
 
 
-def test_a_hot_pixel_is_no_structure():
+def test_a_hot_pixel_is_no_structure() -> None:
     field = bead_field((128, 128), [(100.0, 100.0)])
     field[20, 20] = 60000
     patches = cut_patches([make_pair(field)], patch_px=32, background_share=0.9, seed=0)
@@ -168,14 +190,14 @@ def test_a_hot_pixel_is_no_structure():
     assert patches.has_signal.any()
 
 
-def test_images_of_floats_without_background_are_understood():
+def test_images_of_floats_without_background_are_understood() -> None:
     y, x = np.indices((256, 256))
     beads = np.exp(-((y - 50.0) ** 2 + (x - 60.0) ** 2) / 5).astype(np.float32)
     patches = cut_patches([make_pair(beads)], patch_px=32, background_share=0.0, seed=0)
     assert 1 <= len(patches.target) <= 9
 
 
-def test_hardly_any_patch_of_a_dense_field_is_dropped():
+def test_hardly_any_patch_of_a_dense_field_is_dropped() -> None:
     random = np.random.default_rng(0)
     places = np.stack(np.meshgrid(np.arange(0, 256, 24), np.arange(0, 256, 24)), -1).reshape(-1, 2)
     field = bead_field((256, 256), places + random.normal(0, 3, places.shape), sigma_px=8)
@@ -183,13 +205,13 @@ def test_hardly_any_patch_of_a_dense_field_is_dropped():
     assert len(patches.target) >= 36
 
 
-def test_fields_without_structure_are_an_error():
+def test_fields_without_structure_are_an_error() -> None:
     noise = np.random.default_rng(0).poisson(50, (128, 128)).astype(np.uint16)
     with pytest.raises(PairError, match="more than background and noise"):
         cut_patches([make_pair(noise)], patch_px=32, background_share=0.1, seed=0)
 
 
-def test_a_field_smaller_than_a_patch_is_an_error():
+def test_a_field_smaller_than_a_patch_is_an_error() -> None:
     with pytest.raises(PairError, match="less than a patch of 64 px"):
         cut_patches([make_pair(numbered_field(100, 50))], patch_px=64, background_share=0.1, seed=0)
 
@@ -198,14 +220,14 @@ def test_a_field_smaller_than_a_patch_is_an_error():
 
 
 @given(st.floats(-1000, 1000), st.floats(1e-3, 1e4))
-def test_undo_takes_back_apply(offset, scale):
+def test_undo_takes_back_apply(offset: float, scale: float) -> None:
     grey = np.linspace(0, 65535, 100, dtype=np.float32)
     scaling = Scaling(offset, scale)
     np.testing.assert_allclose(scaling.undo(scaling.apply(grey)), grey, rtol=1e-6, atol=0.05)
 
 
 @pytest.mark.parametrize("beads", [1, 3, 60])
-def test_background_becomes_0_and_beads_about_1_however_sparse(beads):
+def test_background_becomes_0_and_beads_about_1_however_sparse(beads: int) -> None:
     places = np.random.default_rng(1).uniform(10, 246, (beads, 2))
     fields = [bead_field((256, 256), places, peak=500, seed=s) for s in range(3)]
     scaling = measure_scaling(fields)
@@ -213,14 +235,14 @@ def test_background_becomes_0_and_beads_about_1_however_sparse(beads):
     assert 250 < scaling.scale < 1000
 
 
-def test_hot_pixels_do_not_change_the_scale():
+def test_hot_pixels_do_not_change_the_scale() -> None:
     field = bead_field((128, 128), [(30.0, 30.0), (90.0, 70.0)])
     hot = field.copy()
     hot[::50, ::50] = 65535
     assert measure_scaling([hot]).scale == pytest.approx(measure_scaling([field]).scale, rel=0.02)
 
 
-def test_all_fields_share_one_scale_and_empty_ones_do_not_pull_it():
+def test_all_fields_share_one_scale_and_empty_ones_do_not_pull_it() -> None:
     bright = [bead_field((128, 128), [(30.0, 30.0), (90.0, 70.0)], seed=s) for s in range(3)]
     empty = bead_field((128, 128), [(30.0, 30.0)], peak=0.0)
     with_empty, without = measure_scaling([*bright, empty]), measure_scaling(bright)
@@ -228,7 +250,7 @@ def test_all_fields_share_one_scale_and_empty_ones_do_not_pull_it():
 
 
 @pytest.mark.parametrize("value", [0, 7])
-def test_the_scale_is_never_0(value):
+def test_the_scale_is_never_0(value: int) -> None:
     scaling = measure_scaling([np.full((32, 32), value, np.uint16)])
     assert scaling.offset == pytest.approx(value)
     assert scaling.scale > 0

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Num
 
-Grey = Float[np.ndarray, "y x"]
+Grey = Float[np.ndarray, "_y _x"]
+"""One plane; two of them may differ in size."""
 
 
 @dataclass(frozen=True)

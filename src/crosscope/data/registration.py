@@ -18,13 +18,11 @@ other, square root (so that noise is even and bright objects don't rule), slow b
 
 Then the source is resampled once, and both are cropped to the common field.
 
-Keys, R. IEEE Trans. ASSP 29, 1153-1160 (1981), doi 10.1109/TASSP.1981.1163711 (the kernel).
 Padfield, D. IEEE Trans. Image Process. 21, 2706-2718 (2012), doi 10.1109/TIP.2011.2181402.
 """
 
-import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,22 +31,25 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy import fft, ndimage
 
-from crosscope.data.errors import PairError, RegistrationError
-from crosscope.data.files import write_json, writing_folder
-from crosscope.data.images import Image, read_image, write_image
-from crosscope.data.pairs import MatchedFiles, RawPair, match_files, read_pair
+from crosscope.data.background import measure_background
+from crosscope.data.errors import CrosscopeError, ImageError, RegistrationError
+from crosscope.data.files import require_free, sha256
+from crosscope.data.grids import Axis, Grey, resample, resample_within
+from crosscope.data.pairs import RawPair, match_files, read_pair
+from crosscope.data.registered import (
+    RefusedPair,
+    RegisteredPair,
+    Transform,
+    known_size_nm,
+    write_registered,
+)
 
-Grey = Float[np.ndarray, "_y _x"]
-"""One plane; two of them may differ in size."""
-
-SMOOTHING = 1.0
-"""Blur of both images before they are compared: steadies the interpolation between pixels.
-
-This and the next two in pixels of the coarser of the two grids."""
+SMOOTHING_PX = 1.0
+"""Blur of both images before they are compared: steadies the interpolation between pixels."""
 BACKGROUND = 10.0
-"""What varies more slowly than this is background."""
+"""What varies more slowly than this is background; in pixels of the coarser grid."""
 MATCHING_BLURS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-"""Blurs tried on either image until both are equally wide."""
+"""Tried on either image until both are equally wide; in pixels of the coarser grid."""
 COARSE_SIDE_PX = 512
 """Larger fields are thinned out to this for the first search."""
 SIGNIFICANT = 1.64
@@ -57,78 +58,6 @@ LEAST_OVERLAP = 0.25
 """Of the smaller field's area."""
 LEAST_SIDE_PX = 32
 """Of the common field."""
-
-
-@dataclass(frozen=True, eq=False)
-class Transform:
-    """Where a point of the raw target image lies in the raw source image.
-
-    source_yx_px = matrix @ (target_y_px, target_x_px, 1), pixel centres at whole numbers.
-    """
-
-    matrix: Float[np.ndarray, "2 3"]
-
-    def to_source(self, points_yx_px: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Map points of the raw target image (px) to the raw source image (px)."""
-        return np.asarray(points_yx_px @ self.matrix[:, :2].T + self.matrix[:, 2])
-
-
-@dataclass(frozen=True, eq=False)
-class RegisteredPair:
-    """Source and target on one grid, the target's.
-
-    Attributes
-    ----------
-    name : str
-    source, target : Image
-        Axes "yx", equal shapes, equal pixel sizes: the target's. The source was resampled once
-        (float32); the target was only cropped.
-    transform : Transform
-        From raw target pixels to raw source pixels.
-    origin_yx_px : (int, int)
-        The raw target pixel that became pixel (0, 0) of both images.
-    source_pixel_size_nm : (float, float)
-        Of the raw source, y and x: what a model trained on this pair expects of new images.
-    residual_px : float or None
-        RMS, in target pixels, of what the registration left inside structures; None where the
-        images were aligned elsewhere and nobody measured.
-    correlation_before, correlation_after : float or None
-        Pearson correlation of the two images over their common field, -1 to 1.
-    source_sha256, target_sha256 : str or None
-        Of the raw files.
-    """
-
-    name: str
-    source: Image
-    target: Image
-    transform: Transform
-    origin_yx_px: tuple[int, int]
-    source_pixel_size_nm: tuple[float, float]
-    residual_px: float | None
-    correlation_before: float | None
-    correlation_after: float | None
-    source_sha256: str | None = None
-    target_sha256: str | None = None
-
-    def to_source(self, points_yx_px: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Map points of the raw target image (px) to the raw source image (px, before any crop)."""
-        return self.transform.to_source(points_yx_px)
-
-    @property
-    def shift_px(self) -> tuple[float, float]:
-        """How far the source's content lies down and right of the target's, in target px."""
-        (scale_y, _, y), (_, scale_x, x) = self.transform.matrix.tolist()
-        return (y + 0.5) / scale_y - 0.5, (x + 0.5) / scale_x - 0.5
-
-
-@dataclass(frozen=True)
-class RefusedPair:
-    """A pair that could not be registered, and why."""
-
-    name: str
-    reason: str
-    source_sha256: str | None = None
-    target_sha256: str | None = None
 
 
 def register(pair: RawPair) -> RegisteredPair:
@@ -155,12 +84,12 @@ def register(pair: RawPair) -> RegisteredPair:
     -----
     Only a translation is mended: of a turn, another scale or a bent field the translation part is
     found, and the rest is stated as `residual_px`. Structures that repeat (a grating) can lock in
-    one period off. Resampling leaves the noise of neighbouring source pixels correlated, and half
-    way between two pixels 36 % weaker along that axis.
+    one period off. Resampling leaves the noise of neighbouring source pixels correlated, and, half
+    way between pixels in y and x, 36 % weaker.
     """
     scale = _source_px_per_target_px(pair)
     raw_source = pair.source.pixels.astype(np.float64)
-    source = _on_target_grid(raw_source, scale)
+    source = resample(raw_source, (1 / scale[0], 1 / scale[1]))
     target = pair.target.pixels.astype(np.float64)
     _require_size(pair.name, target.shape, source.shape)
     unit_px = max(1.0, *(1 / s for s in scale))  # target px in a pixel of the coarser grid
@@ -177,11 +106,11 @@ def register(pair: RawPair) -> RegisteredPair:
     shift, residual_px = _refined_shift(target_features, source_features, coarse)
 
     y, x = (
-        _Axis(pair.target.pixels.shape[i], raw_source.shape[i], scale[i], shift[i]) for i in (0, 1)
+        Axis(pair.target.pixels.shape[i], raw_source.shape[i], scale[i], shift[i]) for i in (0, 1)
     )
     _require_size(pair.name, target.shape, (y.stop - y.start, x.stop - x.start))
     field = slice(y.start, y.stop), slice(x.start, x.stop)
-    registered = _resampled(raw_source, y, x).astype(np.float32)
+    registered = resample_within(raw_source, y, x).astype(np.float32)
     cropped = np.ascontiguousarray(pair.target.pixels[field])
     common = tuple(map(min, target.shape, source.shape))
     before = slice(common[0]), slice(common[1])
@@ -192,7 +121,7 @@ def register(pair: RawPair) -> RegisteredPair:
         pair.target.with_pixels(cropped),
         Transform(np.array([[y.scale, 0.0, y.offset], [0.0, x.scale, x.offset]])),
         (y.start, x.start),
-        _known_size_nm(pair.source, pair.name),
+        known_size_nm(pair.source, pair.name),
         residual_px,
         _correlation(source[before], target[before]),
         _correlation(registered, cropped),
@@ -201,140 +130,85 @@ def register(pair: RawPair) -> RegisteredPair:
     )
 
 
-def register_all(pairs: Iterable[RawPair]) -> Iterator[RegisteredPair | RefusedPair]:
-    """Register pair by pair; one that cannot be registered is handed on with its reason."""
-    for pair in pairs:
-        try:
-            yield register(pair)
-        except RegistrationError as error:
-            yield RefusedPair(pair.name, error.reason, pair.source.sha256, pair.target.sha256)
+@dataclass(frozen=True)
+class RegisteredFiles:
+    """What became of two files or folders.
+
+    Attributes
+    ----------
+    pairs : list of dict
+        As in pairs.json.
+    failures : list of CrosscopeError
+        Of files that could not be read at all.
+    """
+
+    pairs: list[dict[str, Any]]
+    failures: list[CrosscopeError]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0, or 2 where a file could not be read or no pair is left."""
+        return 2 if self.failures or not any(pair["accepted"] for pair in self.pairs) else 0
 
 
-def crop_like(image: Image, pair: RegisteredPair) -> Image:
-    """Crop an image on the raw target's grid, such as its noise-free truth, to a pair's field.
+def register_files(
+    source: Path,
+    target: Path,
+    out: Path,
+    *,
+    channel: str | None = None,
+    source_pixel_size_nm: float | None = None,
+    target_pixel_size_nm: float | None = None,
+    overwrite: bool = False,
+    watch: Callable[[float, str], None] = lambda done, name: None,
+) -> RegisteredFiles:
+    """Register two files, or two folders pair by pair, into the folder OUT.
+
+    What can be registered is; the rest is listed with its reason. `watch` is told the part done
+    and the pair's name.
 
     Raises
     ------
-    RegistrationError
-        The image does not reach as far as the pair's field.
+    CrosscopeError
+        The files do not form pairs, there is but one pair and it cannot be registered, or OUT
+        cannot be written.
     """
-    (top, left), (height, width) = pair.origin_yx_px, pair.target.pixels.shape
-    if image.pixels.shape[-2] < top + height or image.pixels.shape[-1] < left + width:
-        there = " x ".join(map(str, image.pixels.shape[-2:]))
-        reason = f"is {there} px, but the field of {pair.name} reaches to {top + height} x "
-        remedy = "Give the image that belongs to the raw target"
-        raise RegistrationError(image.name, reason + f"{left + width} px", remedy)
-    return image.with_pixels(image.pixels[..., top : top + height, left : left + width])
+    matches = match_files(source, target)
+    require_free(out, overwrite=overwrite)
+    failures: list[CrosscopeError] = []
 
+    def outcomes() -> Iterator[RegisteredPair | RefusedPair]:
+        for n, files in enumerate(matches):
+            try:
+                pair = read_pair(
+                    files,
+                    channel=channel,
+                    source_pixel_size_nm=source_pixel_size_nm,
+                    target_pixel_size_nm=target_pixel_size_nm,
+                )
+                yield register(pair)
+            except (ImageError, RegistrationError) as error:
+                if len(matches) == 1:
+                    raise
+                if isinstance(error, ImageError):
+                    failures.append(error)
+                yield RefusedPair(
+                    files.name, error.reason, sha256(files.source), sha256(files.target)
+                )
+            watch((n + 1) / len(matches), files.name)
 
-# --- resampling -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis of a resampling: how target pixels lie on the source's pixels.
-
-    source_px = scale * target_px + offset
-    """
-
-    target_px: int
-    source_px: int
-    scale: float
-    shift_px: float
-
-    @property
-    def offset(self) -> float:
-        return (self.shift_px + 0.5) * self.scale - 0.5
-
-    @property
-    def stretch(self) -> float:
-        """The kernel covers at least one target pixel, so that thinning out does not alias."""
-        return max(1.0, self.scale)
-
-    @property
-    def start(self) -> int:
-        """The first target pixel whose kernel lies within the source."""
-        first = (2 * self.stretch - 1 - self.offset) / self.scale
-        return max(0, math.ceil(first))
-
-    @property
-    def stop(self) -> int:
-        """One past the last target pixel whose kernel lies within the source."""
-        last = (self.source_px - 2 * self.stretch - self.offset) / self.scale
-        return min(self.target_px, math.floor(last) + 1)
-
-
-def _resampled(pixels: Grey, y: _Axis, x: _Axis) -> Grey:
-    """Resample by the cubic kernel of Keys (a = -1/2) to the target pixels start..stop.
-
-    It keeps a constant, and every parabola, as they are. Measured beside linear interpolation and
-    cubic splines in the tests: linear blurs, and the spline rings on for many pixels around a hot
-    one where this one has a single side lobe of 7 %.
-    """
-    for axis in (y, x):
-        positions = axis.scale * np.arange(axis.start, axis.stop) + axis.offset
-        first = np.ceil(positions - 2 * axis.stretch).astype(int)
-        taps = first[:, None] + np.arange(math.floor(4 * axis.stretch) + 1)
-        weights = _keys((taps - positions[:, None]) / axis.stretch)
-        weights /= weights.sum(axis=1, keepdims=True)
-        taps = np.clip(taps, 0, axis.source_px - 1)
-        resampled = sum(w[:, None] * pixels[t] for w, t in zip(weights.T, taps.T, strict=True))
-        pixels = np.asarray(resampled).T  # the second turn brings y to the front again
-    return np.ascontiguousarray(pixels)
-
-
-def _keys(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    x = np.abs(x)
-    near = 1.5 * x**3 - 2.5 * x**2 + 1
-    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
-
-
-def _on_target_grid(source: Grey, scale: tuple[float, float]) -> Grey:
-    """Resample the whole source to pixels of the target's size, edges repeated."""
-    padding = [math.ceil(2 * max(1.0, s)) + 1 for s in scale]
-    padded = np.pad(source, [(p, p) for p in padding], mode="edge")
-    y, x = (
-        _Axis(int(n / s + 1e-6), n + 2 * p, s, p / s)
-        for n, s, p in zip(source.shape, scale, padding, strict=True)
+    return RegisteredFiles(
+        write_registered(outcomes(), out, overwrite=overwrite)["pairs"], failures
     )
-    return _resampled(padded, y, x)
 
 
 # --- displacement ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Background:
-    """The grey level where there is nothing, and the standard deviation of its noise."""
-
-    level: float
-    noise: float
-
-
-def measure_background(pixels: Num[np.ndarray, "y x"]) -> Background:
-    """Measure level and white noise of an image's dark parts.
-
-    The level is the 10th percentile of the image blurred by 2 px; the noise comes from the mean
-    of Immerkaer's Laplacian, which structures wider than a pixel hardly touch, over the darker
-    half of the pixels (median instead of mean). Noise that is correlated, as after resampling, is
-    underestimated.
-
-    Immerkaer, J. Comput. Vis. Image Underst. 64, 300-302 (1996), doi 10.1006/cviu.1996.0060.
-    """
-    blurred = ndimage.gaussian_filter(pixels.astype(np.float64), 2.0)
-    second = np.array([1.0, -2.0, 1.0])
-    laplacian = ndimage.convolve1d(pixels.astype(np.float64), second, axis=0)
-    laplacian = ndimage.convolve1d(laplacian, second, axis=1) / 6
-    dark = blurred <= np.median(blurred)
-    noise = np.median(np.abs(laplacian[dark])) / 0.6745  # of a normal distribution
-    return Background(float(np.percentile(blurred, 10)), float(noise))
-
-
 def _features(pixels: Grey, unit_px: float, *, blur: float = 0.0) -> Grey:
     """Return what is compared: blurred, rooted, without slow background, of unit variance."""
     background = measure_background(pixels)
-    sigma_px = unit_px * math.hypot(SMOOTHING, blur)
+    sigma_px = math.hypot(SMOOTHING_PX, unit_px * blur)
     noise = background.noise / (2 * math.sqrt(math.pi) * sigma_px)  # of the blurred image
     signal = ndimage.gaussian_filter(pixels - background.level, sigma_px)
     # 20 noises: below them the root is nearly a straight line, and noise stays what it is
@@ -557,15 +431,8 @@ def _source_px_per_target_px(pair: RawPair) -> tuple[float, float]:
         if image.pixels.size == 0 or np.ptp(image.pixels) == 0:
             reason = f"{image.name} is constant: all its pixels are equal"
             raise RegistrationError(pair.name, reason, "Leave this pair out")
-    source_nm, target_nm = (_known_size_nm(i, pair.name) for i in (pair.source, pair.target))
+    source_nm, target_nm = (known_size_nm(i, pair.name) for i in (pair.source, pair.target))
     return target_nm[0] / source_nm[0], target_nm[1] / source_nm[1]
-
-
-def _known_size_nm(image: Image, name: str) -> tuple[float, float]:
-    if image.pixel_size_nm is None:
-        reason = f"the pixel size of {image.name} is not known"
-        raise RegistrationError(name, reason, "Pass it by --pixel-size-nm")
-    return image.pixel_size_nm
 
 
 def _require_size(name: str, target: tuple[int, ...], common: tuple[int, ...]) -> None:
@@ -575,174 +442,3 @@ def _require_size(name: str, target: tuple[int, ...], common: tuple[int, ...]) -
     reason = f"the common field is {max(height, 0)} x {max(width, 0)} px of the target"
     remedy = f"Give images that share at least {LEAST_SIDE_PX} x {LEAST_SIDE_PX} px"
     raise RegistrationError(name, reason, remedy)
-
-
-# --- folders --------------------------------------------------------------------------------------
-
-
-def write_registered(
-    pairs: Iterable[RegisteredPair | RefusedPair], out: Path, *, overwrite: bool = False
-) -> dict[str, Any]:
-    """Write OUT/source/NAME.tif, OUT/target/NAME.tif and OUT/pairs.json, complete or not at all.
-
-    Parameters
-    ----------
-    pairs : iterable
-        Taken one by one, so that a generator such as `register_all` need never hold them all.
-    out : Path
-    overwrite : bool
-        Replace the folder that is there.
-
-    Returns
-    -------
-    dict
-        What was written to pairs.json: `{"pairs": [...]}`, in the order of `pairs`; refused ones
-        are listed with their reason.
-
-    Raises
-    ------
-    OutputError
-        `out` exists or cannot be written, or two pairs have the same name.
-    """
-    records = []
-    with writing_folder(out, overwrite=overwrite) as part:
-        for folder in ("source", "target"):
-            (part / folder).mkdir()
-        for pair in pairs:
-            records.append(_record(pair))
-            if isinstance(pair, RegisteredPair):
-                write_image(pair.source, part / "source" / _file_name(pair.name))
-                write_image(pair.target, part / "target" / _file_name(pair.name))
-        write_json(part / "pairs.json", {"pairs": records})
-    return {"pairs": records}
-
-
-def read_registered(folder: Path) -> list[RegisteredPair]:
-    """Read the accepted pairs of a folder that `write_registered` wrote, or one made elsewhere.
-
-    Parameters
-    ----------
-    folder : Path
-        With source/, target/ and pairs.json. Without pairs.json the images are taken as aligned:
-        equal names, shapes and pixel sizes; their residual and correlations are None.
-
-    Returns
-    -------
-    list of RegisteredPair
-
-    Raises
-    ------
-    PairError
-        The folder is none of both, or its images don't fit each other.
-    ImageError
-        An image cannot be read.
-    """
-    if not (folder / "source").is_dir() or not (folder / "target").is_dir():
-        reason = "is not a folder of registered pairs: it has no folders source and target"
-        raise PairError(folder, reason, "Make one by crosscope register SOURCE TARGET OUT")
-    listing = folder / "pairs.json"
-    if not listing.exists():
-        return [
-            _aligned_elsewhere(read_pair(files), files)
-            for files in match_files(folder / "source", folder / "target")
-        ]
-    try:
-        records = json.loads(listing.read_text(encoding="utf-8"))["pairs"]
-        return [_read_pair_of(folder, record) for record in records if record["accepted"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"is not a list of registered pairs ({type(error).__name__}: {error})"
-        raise PairError(listing, reason, "Make it again by crosscope register") from error
-
-
-def _record(pair: RegisteredPair | RefusedPair) -> dict[str, Any]:
-    """Return a pair as pairs.json has it; what was not measured is null."""
-    if isinstance(pair, RefusedPair):
-        numbers = ("residual_px", "residual_nm", "shift_px", "rotation_deg", "scale")
-        return {
-            "name": pair.name,
-            "accepted": False,
-            "reason": pair.reason,
-            **dict.fromkeys((*numbers, "correlation_before", "correlation_after")),
-            "source_sha256": pair.source_sha256,
-            "target_sha256": pair.target_sha256,
-        }
-    target_nm = _known_size_nm(pair.target, pair.name)
-    matrix = pair.transform.matrix
-    turn = matrix[:, :2] * np.divide.outer(pair.source_pixel_size_nm, target_nm)  # nm to nm
-    residual = pair.residual_px
-    return {
-        "name": pair.name,
-        "accepted": True,
-        "reason": None,
-        "residual_px": residual,
-        "residual_nm": None if residual is None else residual * math.sqrt(math.prod(target_nm)),
-        "shift_px": list(pair.shift_px),
-        "rotation_deg": math.degrees(math.atan2(turn[1, 0], turn[0, 0])),
-        "scale": math.sqrt(abs(float(np.linalg.det(turn)))),
-        "correlation_before": pair.correlation_before,
-        "correlation_after": pair.correlation_after,
-        "source_sha256": pair.source_sha256,
-        "target_sha256": pair.target_sha256,
-        "transform": matrix.tolist(),
-        "origin_yx_px": list(pair.origin_yx_px),
-        "source_pixel_size_nm": list(pair.source_pixel_size_nm),
-        "file": _file_name(pair.name),
-    }
-
-
-def _file_name(name: str) -> str:
-    return f"{name}.tif"
-
-
-def _read_pair_of(folder: Path, record: dict[str, Any]) -> RegisteredPair:
-    file = Path(record["file"]).name  # never outside the folder
-    source, target = read_image(folder / "source" / file), read_image(folder / "target" / file)
-    _require_one_grid(source, target, folder / "source" / file)
-    matrix = np.array(record["transform"], dtype=np.float64).reshape(2, 3)
-    top, left = record["origin_yx_px"]
-    source_nm = record["source_pixel_size_nm"]
-    return RegisteredPair(
-        record["name"],
-        source,
-        target,
-        Transform(matrix),
-        (int(top), int(left)),
-        (float(source_nm[0]), float(source_nm[1])),
-        record["residual_px"],
-        record["correlation_before"],
-        record["correlation_after"],
-        record["source_sha256"],
-        record["target_sha256"],
-    )
-
-
-def _aligned_elsewhere(pair: RawPair, files: MatchedFiles) -> RegisteredPair:
-    if files.matched_by == "order":
-        reason = f"has no partner of its name beside {files.target.name}"
-        raise PairError(files.source, reason, "Name both images alike or run crosscope register")
-    _require_one_grid(pair.source, pair.target, files.source)
-    return RegisteredPair(
-        pair.name,
-        pair.source,
-        pair.target,
-        Transform(np.eye(2, 3)),
-        (0, 0),
-        _known_size_nm(pair.source, pair.name),
-        residual_px=None,
-        correlation_before=None,
-        correlation_after=None,
-        source_sha256=pair.source.sha256,
-        target_sha256=pair.target.sha256,
-    )
-
-
-def _require_one_grid(source: Image, target: Image, where: Path) -> None:
-    """Raise PairError unless both are planes of equal shape and equal, known pixel size."""
-    remedy = "Bring both to one grid by crosscope register"
-    if source.axes != "yx" or target.axes != "yx" or source.pixels.shape != target.pixels.shape:
-        shapes = [f"{' '.join(i.axes)} {i.pixels.shape}" for i in (source, target)]
-        raise PairError(where, f"is {shapes[0]}, but its target {shapes[1]}", remedy)
-    sizes = source.pixel_size_nm, target.pixel_size_nm
-    if sizes[0] is None or sizes[1] is None or not np.allclose(sizes[0], sizes[1], rtol=1e-3):
-        reason = f"has pixels of {sizes[0]} nm (y, x), its target of {sizes[1]} nm"
-        raise PairError(where, reason, remedy)

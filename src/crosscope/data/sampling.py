@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
 from scipy import ndimage
 
+from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
 from crosscope.data.images import Image
-from crosscope.data.registration import RegisteredPair, measure_background
+from crosscope.data.registered import RegisteredPair
 
 SIGNAL_BLUR_PX = 1.0
 SIGNAL_NOISES = 6.0
@@ -35,7 +36,12 @@ class Split:
 
 
 def split_fields(
-    pairs: Sequence[RegisteredPair], *, validation_share: float, guard_px: int, seed: int
+    pairs: Sequence[RegisteredPair],
+    *,
+    validation_share: float,
+    guard_px: int,
+    least_px: int,
+    seed: int,
 ) -> Split:
     """Part the pairs by field of view; a single field is cut in two.
 
@@ -48,6 +54,8 @@ def split_fields(
     guard_px : int
         Width of the band between the two parts of a single field, in neither of them: at least
         what the network sees around a pixel.
+    least_px : int
+        Length of either part of a single field: that of a patch.
     seed : int
         Chooses the fields.
 
@@ -58,7 +66,7 @@ def split_fields(
     Raises
     ------
     PairError
-        There is no pair, or the single field has no room for two parts of 32 px and the band.
+        There is no pair, or the single field has no room for two such parts and the band.
     """
     fields: dict[str | int, list[RegisteredPair]] = {}
     for i, pair in enumerate(pairs):
@@ -66,7 +74,7 @@ def split_fields(
     if not fields:
         raise PairError("the pairs", "there is none to learn from", "Register at least one pair")
     if len(fields) == 1:
-        return _split_one_field(pairs, validation_share, guard_px)
+        return _split_one_field(pairs, validation_share, guard_px, least_px)
     count = min(max(round(validation_share * len(fields)), 1), len(fields) - 1)
     order = np.random.default_rng(seed).permutation(len(fields))
     chosen, groups = set(order[:count].tolist()), list(fields.values())
@@ -78,10 +86,9 @@ def split_fields(
 
 
 def _split_one_field(
-    pairs: Sequence[RegisteredPair], validation_share: float, guard_px: int
+    pairs: Sequence[RegisteredPair], validation_share: float, guard_px: int, least_px: int
 ) -> Split:
     # all pairs of one raw file are cut at the same place of the raw target
-    least_px = 32
     tops, lefts = zip(*(pair.origin_yx_px for pair in pairs), strict=True)
     shapes = [pair.target.pixels.shape for pair in pairs]
     start = max(tops), max(lefts)

@@ -65,7 +65,7 @@ def choose_engine(
     ]
     if len(candidates) == 1:
         return candidates[0]
-    network = copy.deepcopy(network).train(training)
+    network = copy.deepcopy(network).to(x.device).train(training)
 
     def once(engine: Engine) -> Callable[[], None]:
         def work() -> None:

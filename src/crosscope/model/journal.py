@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 
+from crosscope.data.files import writing
+
 
 class Journal:
     """The lines of a run, kept in memory and, where there is a folder, on the disk.
@@ -30,16 +32,18 @@ class Journal:
         if not folder or not self._path:
             return
         if last_step and self._path.exists():
-            lines = (json.loads(line) for line in self._path.read_text().splitlines())
+            # what follows the last line's end is what a kill cut off
+            lines = map(json.loads, self._path.read_text().split("\n")[:-1])
             self.lines = [line for line in lines if line["step"] <= last_step]
         folder.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        with writing(self._path, overwrite=True) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             say("No TensorBoard curves: pip install 'crosscope[tensorboard]' for them.")
             return
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def __enter__(self) -> Self:
         return self

@@ -140,44 +140,50 @@ class Model:
             if card["version"] > VERSION:
                 reason = f"is of version {card['version']}, this program reads up to {VERSION}"
                 raise ModelError(path, reason, "Update crosscope")
-            for name, digest in card["sha256"].items():
-                if hashlib.sha256(members[name]).hexdigest() != digest:
+            weights = {name: data for name, data in members.items() if name.endswith("tensors")}
+            for name, data in weights.items():
+                if hashlib.sha256(data).hexdigest() != card["sha256"][name]:
                     raise ModelError(path, f"{name} in it is damaged", "Copy the file again")
-            networks = [name for name in ("generator", "twin") if f"{name}.safetensors" in members]
-            built = {name: build_generator(card["network"], card["base"]) for name in networks}
-            for name, network in built.items():
-                load_weights(network, _from_bytes(members[f"{name}.safetensors"], path), path)
+            built = {}
+            for name, data in weights.items():
+                with torch.device("meta"):  # shapes without memory, however large a base it names
+                    network = build_generator(card["network"], _count(card["base"]))
+                load_weights(network, _from_bytes(data, path), path)
+                built[name.removesuffix(".safetensors")] = network
             return cls(
                 network=card["network"],
                 base=card["base"],
                 generator=built["generator"].eval(),
                 twin=built["twin"].eval() if "twin" in built else None,
-                source_scaling=Scaling(**card["source_scaling"]),
-                target_scaling=Scaling(**card["target_scaling"]),
+                source_scaling=_scaling(**card["source_scaling"]),
+                target_scaling=_scaling(**card["target_scaling"]),
                 source_pixel_size_nm=_size(card["source_pixel_size_nm"]),
                 target_pixel_size_nm=_size(card["target_pixel_size_nm"]),
-                reach=Reach(**card["reach"]),
-                plan=card["plan"],
+                reach=Reach(**{name: _count(px) for name, px in card["reach"].items()}),
+                plan=dict(card["plan"]),
                 fields=tuple(SeenField(**seen) for seen in card["fields"]),
-                training=card["training"],
-                log=tuple(json.loads(line) for line in members["log.jsonl"].splitlines()),
+                training=dict(card["training"]),
+                log=tuple(dict(json.loads(line)) for line in members["log.jsonl"].splitlines()),
                 sha256=sha256(path),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            reason = f"its description is damaged ({type(error).__name__}: {error})"
+        # RuntimeError: a base beyond what torch can count, JSON nested too deeply
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"its description is damaged ({type(error).__name__}: {str(error)[:100]})"
             raise ModelError(path, reason, _NO_MODEL) from error
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors of exactly the network's names and shapes, all finite, or raise ModelError."""
-    expected = network.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+    expected, found = (
+        {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (network.state_dict(), weights)
+    )
+    if found != expected:
         reason = "its weights are not those of the network that it names"
         raise ModelError(path, reason, _NO_MODEL)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise ModelError(path, "has weights that are not finite", "Train again or copy it again")
-    network.load_state_dict(dict(weights))
+    network.load_state_dict(dict(weights), assign=True)
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
@@ -189,8 +195,9 @@ def _read_members(path: Path) -> dict[str, bytes]:
             names = [info.filename for info in infos]
             if not set(names) <= known or len(set(names)) != len(names):
                 raise ModelError(path, "is an archive, but not a crosscope model", _NO_MODEL)
-            if any(info.file_size > LARGEST_MEMBER for info in infos):
-                raise ModelError(path, "declares members larger than any model has", _NO_MODEL)
+            if any(info.file_size > LARGEST_MEMBER or info.compress_type for info in infos):
+                reason = "has members that are compressed or larger than any model's"
+                raise ModelError(path, reason, _NO_MODEL)
             return {name: archive.read(name) for name in names}
     except FileNotFoundError as error:
         raise ModelError(path, "there is no such file", _NO_MODEL) from error
@@ -217,7 +224,23 @@ def _from_bytes(data: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _size(values: Any) -> tuple[float, float]:
-    y, x = (float(value) for value in values)
-    if not (math.isfinite(y) and math.isfinite(x) and y > 0 and x > 0):
-        raise ValueError("a pixel size must be positive")
+    y, x = (_positive(value) for value in values)
     return y, x
+
+
+def _scaling(*, offset: Any, scale: Any) -> Scaling:
+    if not math.isfinite(offset):
+        raise ValueError("an offset must be finite")
+    return Scaling(float(offset), _positive(scale))
+
+
+def _positive(value: Any) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{value} is not a number above 0")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is not a whole number above 0")
+    return value

@@ -53,9 +53,10 @@ def measure_reach(generator: nn.Module, field: Float[np.ndarray, "y x"]) -> Reac
 def _exact_reach(generator: nn.Module) -> int:
     """Follow a NaN, which every sum and product passes on, from one stride cell outwards."""
     stride = int(generator.stride)  # type: ignore[arg-type]
+    device = next(generator.parameters()).device
     cells = 8
     while True:
-        x = torch.zeros(1, 1, stride, (2 * cells + 1) * stride)
+        x = torch.zeros(1, 1, stride, (2 * cells + 1) * stride, device=device)
         x[..., cells * stride : (cells + 1) * stride] = torch.nan
         touched = torch.isnan(generator(x))[0, 0].any(dim=0).nonzero()[:, 0]
         left = cells * stride - int(touched.min())

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from crosscope.data.errors import InputError, ModelError, PairError
-from crosscope.data.registration import RegisteredPair
+from crosscope.data.registered import RegisteredPair
 from crosscope.data.sampling import Scaling, Split, cut_patches, measure_scaling, split_fields
 from crosscope.model.discriminator import Discriminator
 from crosscope.model.engine import choose_engine, find_device
@@ -117,7 +117,11 @@ def train(
 
     guard_px = measure_reach(state.generator, np.zeros((64, 64), np.float32)).exact_px
     split = split_fields(
-        pairs, validation_share=plan.validation_share, guard_px=guard_px, seed=plan.seed
+        pairs,
+        validation_share=plan.validation_share,
+        guard_px=guard_px,
+        least_px=plan.patch_px,
+        seed=plan.seed,
     )
     say(split.how)
     fields = _seen_fields(split)
@@ -125,8 +129,11 @@ def train(
         measure_scaling([pair.source.pixels for pair in split.training]),
         measure_scaling([pair.target.pixels for pair in split.training]),
     )
-    data = load(split.training, plan, scalings, device)
-    held_out = load(split.validation, plan, scalings, device, most=VALIDATION_PATCHES)
+    smallest_px = min(side for pair in split.training for side in pair.target.pixels.shape)
+    cut_px = max(plan.patch_px, min(3 * plan.patch_px // 2, smallest_px))  # room to crop at random
+    data = load(split.training, plan, scalings, device, patch_px=cut_px)
+    held_out = load(split.validation, plan, scalings, device, patch_px=plan.patch_px)
+    held_out = Data(*(stack[:VALIDATION_PATCHES] for stack in (held_out.source, held_out.target)))
 
     if checkpoint:
         if checkpoint.about["fields"] != [asdict(seen) for seen in fields]:
@@ -247,15 +254,15 @@ def load(
     scalings: tuple[Scaling, Scaling],
     device: torch.device,
     *,
-    most: int | None = None,
+    patch_px: int,
 ) -> Data:
-    """Cut fields into patches, scale them and bring them to the device."""
+    """Cut fields into patches, shuffle and scale them and bring them to the device."""
     patches = cut_patches(
-        fields, patch_px=plan.patch_px, background_share=plan.background_share, seed=plan.seed
+        fields, patch_px=patch_px, background_share=plan.background_share, seed=plan.seed
     )
-    chosen = np.random.default_rng(plan.seed).permutation(len(patches.source))[:most]
+    order = np.random.default_rng(plan.seed).permutation(len(patches.source))
     source, target = (
-        torch.from_numpy(scaling.apply(stack[chosen]))[:, None].to(device)
+        torch.from_numpy(scaling.apply(stack[order]))[:, None].to(device)
         for scaling, stack in zip(scalings, (patches.source, patches.target), strict=True)
     )
     return Data(source, target)
@@ -265,7 +272,7 @@ def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan
     """Return the plan with the threads and the precision that it left open."""
     engine = choose_engine(
         state.generator,
-        data.source[: plan.batch],
+        draw_batch(data, plan, 0)[0],
         training=True,
         threads=plan.threads,
         precision=plan.precision,
@@ -276,19 +283,24 @@ def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan
 def draw_batch(
     data: Data, plan: TrainingPlan, step: int
 ) -> tuple[Float[Tensor, "b 1 y x"], Float[Tensor, "b 1 y x"]]:
-    """Choose patches and turn or flip each: by the seed and the step alone."""
+    """Choose patches, crop, turn and flip each at random: by the seed and the step alone."""
     rng = np.random.default_rng([plan.seed, step])
     chosen = rng.integers(len(data.source), size=plan.batch)
+    corners = rng.integers(data.source.shape[-1] - plan.patch_px + 1, size=(plan.batch, 2))
     turns = rng.integers(4, size=plan.batch)
     flips = rng.integers(2, size=plan.batch)
-    drawn = []
+    batch = []
     for stack in (data.source, data.target):
-        turned = (
-            torch.rot90(stack[i] if not flip else stack[i].flip(-1), int(turn), (-2, -1))
-            for i, turn, flip in zip(chosen, turns, flips, strict=True)
+        crops = (
+            stack[n, :, y : y + plan.patch_px, x : x + plan.patch_px]
+            for n, (y, x) in zip(chosen.tolist(), corners.tolist(), strict=True)
         )
-        drawn.append(torch.stack(list(turned)))
-    return drawn[0], drawn[1]
+        turned = (
+            torch.rot90(crop.flip(-1) if flip else crop, turn, (-2, -1))
+            for crop, turn, flip in zip(crops, turns.tolist(), flips.tolist(), strict=True)
+        )
+        batch.append(torch.stack(list(turned)))
+    return batch[0], batch[1]
 
 
 def train_step(

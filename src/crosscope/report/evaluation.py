@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
 from crosscope.data.files import write_json, writing_folder
 from crosscope.data.images import Image, list_images, read_image, select_plane
 from crosscope.data.pairs import stem
-from crosscope.data.registration import RegisteredPair, crop_like, measure_background
+from crosscope.data.registered import RegisteredPair, crop_like
 from crosscope.deconvolution import estimate_kernel_fwhm, gaussian_kernel, richardson_lucy
 from crosscope.metrics.error import fit_intensity, psnr_db
 from crosscope.metrics.interval import Interval, bootstrap_interval

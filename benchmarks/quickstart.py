@@ -1,0 +1,62 @@
+"""Time, memory and figures of `crosscope quickstart`, as a user runs it -> results/quickstart.json.
+
+    python benchmarks/quickstart.py [--seeds 3]
+
+The seeds are not those of the tests. Peak memory is that of the process and what it starts.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import describe_machine
+
+RESULT = Path(__file__).parent / "results" / "quickstart.json"
+
+
+def main() -> None:
+    """Run the quickstart for some seeds and write what it reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    runs = [measure(seed) for seed in range(100, 100 + parser.parse_args().seeds)]
+    RESULT.write_text(json.dumps({"machine": describe_machine(), "runs": runs}, indent=2) + "\n")
+
+
+def measure(seed: int) -> dict[str, object]:
+    """Run it once, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "crosscope", "quickstart", f"{folder}/out"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, "--seed", str(seed), "--json"], check=True, stdout=subprocess.PIPE
+        )
+        wall = time.monotonic() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    summary = json.loads(done.stdout)["summary"]
+    output, target = summary["fwhm_nm"]["output"], summary["fwhm_nm"]["target"]
+    psnr = summary["psnr_db"]
+    figures = {
+        "seed": seed,
+        "wall_s": round(wall, 1),
+        "cpu_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "peak_mib": round(after.ru_maxrss / 1024),
+        "fwhm_off": round(output["median"] / target["median"] - 1, 4),
+        "f1": summary["spots"]["output"]["f1"],
+        "invented": summary["spots"]["output"]["invented"],
+        "psnr_above_lucy_richardson_db": round(
+            psnr["output"]["median"] - psnr["lucy_richardson"]["median"], 2
+        ),
+        "summary": summary,
+    }
+    print({key: value for key, value in figures.items() if key != "summary"}, flush=True)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

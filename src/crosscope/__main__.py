@@ -1,0 +1,5 @@
+"""`python -m crosscope` is the command line."""
+
+from crosscope.terminal import main
+
+main()
