@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,8 +17,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_free(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where `path` exists and may not be replaced; an empty folder is free."""
+def require_free(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Raise OutputError where `path` exists and may not be replaced; an empty folder is free.
+
+    Never replaced, by `overwrite` neither: the inputs, and folders that hold one.
+    """
+    if path.name in ("", ".."):
+        raise OutputError(path, "is no name for a result", "Name a new file or folder in it")
+    for given in inputs:
+        if given.resolve().is_relative_to(path.resolve()):
+            raise OutputError(path, f"is, or holds, the input {given}", "Choose another name")
     if overwrite or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     raise OutputError(path, "exists already", "Choose another name or pass --overwrite")
@@ -82,7 +90,8 @@ def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:
     """Write JSON that every reader accepts: no NaN, no infinity, UTF-8, indented."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with writing(path, overwrite=overwrite) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        # a file name's bytes that are no UTF-8 become JSON's own escapes
+        part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

@@ -9,8 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosscope.data.errors import ModelError
-
 
 def lrelu(x: Tensor) -> Tensor:
     """max(0, x) - 0.1 max(0, -x)."""
@@ -131,4 +129,4 @@ def build_generator(network: str, base: int) -> PaperGenerator | FastGenerator:
         return PaperGenerator(base)
     if network == "fast":
         return FastGenerator(base)
-    raise ModelError(network, "is not a network", "The networks are paper and fast")
+    raise ValueError(f"{network!r} is not a network")

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -89,7 +89,7 @@ class Model:
         """Number of the generator's weights."""
         return sum(weight.numel() for weight in self.generator.parameters())
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> Self:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> "Model":
         """Write the model to one file; the same model gives the same bytes.
 
         Returns the model with `sha256` set. Raises OutputError where it cannot be written and

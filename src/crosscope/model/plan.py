@@ -74,6 +74,7 @@ class TrainingPlan:
         if self.minutes is None and self.steps is None:
             object.__setattr__(self, "minutes", 10.0)
         rules = {
+            "network must be fast or paper": self.network in ("fast", "paper"),
             "minutes and steps exclude each other": self.minutes is None or self.steps is None,
             "minutes must be above 0": self.minutes is None or self.minutes > 0,
             "steps must be at least 1": self.steps is None or self.steps >= 1,

@@ -191,8 +191,9 @@ def _moments(
     progress = state.progress
     done = progress.done(plan)
     sums: dict[str, float] = {}
-    last = progress.step
-    began = time.monotonic() - progress.seconds
+    first = last = progress.step
+    entered = time.monotonic()
+    began = entered - progress.seconds
     while done < 1:
         enter_phase(state, plan, done, data)
         set_rates(state, plan, done)
@@ -203,7 +204,9 @@ def _moments(
         progress.step += 1
         progress.seconds = time.monotonic() - began
         before, done = done, progress.done(plan)
-        watch(Moment(done, progress.step, progress.phase))
+        rate = (progress.step - first) / (time.monotonic() - entered)
+        words = f"step {progress.step}, {rate:.1f} steps/s, {progress.phase}"
+        watch(Moment(done, progress.step, words))
         if (
             math.floor(done * MOMENTS) > math.floor(before * MOMENTS)
             or progress.step % MOMENT_STEPS == 0

@@ -2,16 +2,27 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from crosscope.data.errors import CrosscopeError, OutputError
+from crosscope.data.errors import CrosscopeError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json
 from crosscope.data.images import list_images, read_image, write_image
 from crosscope.model.model import Model
-from crosscope.prediction.images import PredictionPlan, fit_pixels, predict, predict_channels
+from crosscope.prediction.images import (
+    PredictionPlan,
+    fastest_engine,
+    fit_pixels,
+    predict,
+    predict_channels,
+)
+
+_NAMES = (  # of an entry in the sidecar
+    *("input", "output", "input_sha256", "model_sha256", "pixel_size_nm"),
+    *("domain", "verdict", "reasons", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,16 +68,19 @@ def predict_files(
         The one file cannot be done, or the output is in the way.
     """
     plan = plan or PredictionPlan()
+    require_free(output, overwrite=overwrite, inputs=[source])
     sidecar = output.with_name(output.name + ".json")
-    if output.resolve() == source.resolve():
-        raise OutputError(output, "is the input itself", "Choose another name")
-    for path in (output, sidecar):
-        require_free(path, overwrite=overwrite)
+    require_free(sidecar, overwrite=overwrite)
     folder = source.is_dir()
     files = list_images(source) if folder else [source]
+    if folder and len({file.stem for file in files}) < len(files):
+        reason = "has images of one name that differ only in their last suffix"
+        raise ImageError(source, reason, "Rename one of them")
+    if not folder and output.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(output, "is not the name of a TIFF file", "End it in .ome.tif")
     outputs, failures = [], []
     for n, file in enumerate(files):
-        to = output / f"{file.name.removesuffix(file.suffix)}.tif" if folder else output
+        to = output / f"{file.stem}.tif" if folder else output
         try:
             entry = _predict_file(
                 models,
@@ -77,11 +91,15 @@ def predict_files(
                 watch=lambda done, n=n: watch((n + done) / len(files)),  # type: ignore[misc]
             )
             outputs.append(entry)
+            # what was measured for the first holds for all
+            settled = {name: entry["plan"][name] for name in ("threads", "precision")}
+            plan = replace(plan, **settled)
         except CrosscopeError as error:
             if not folder:
                 raise
             failures.append(Failure(file, error))
-            outputs.append({"input": str(file), "output": None, "reasons": [str(error)]})
+            nothing = dict.fromkeys(_NAMES)
+            outputs.append(nothing | {"input": str(file), "reasons": [str(error)]})
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
     return Predicted(outputs, failures)
 
@@ -97,15 +115,19 @@ def _predict_file(
 ) -> dict[str, Any]:
     began = time.monotonic()
     image = read_image(source)
+    each = [models] if isinstance(models, Model) else list(models.values())
+    engine = fastest_engine(each[0], image, threads=plan.threads, precision=plan.precision)
+    plan = replace(plan, threads=engine.threads, precision=engine.precision)
+    fits = [fit_pixels(model, plan.sized(image), force=plan.force) for model in each]
+    fit = max(fits, key=lambda fit: fit.off)
+    hashes: str | dict[str, str | None] | None
     if isinstance(models, Model):
         result = predict(models, image, plan=plan, watch=watch)
-        one, hashes = models, models.sha256
+        hashes = models.sha256
     else:
         result = predict_channels(models, image, plan=plan, watch=watch)
-        one = next(iter(models.values()))
-        hashes = {name: model.sha256 for name, model in models.items()}  # type: ignore[assignment]
+        hashes = {name: model.sha256 for name, model in models.items()}
     write_image(result, output, overwrite=overwrite)
-    fit = fit_pixels(one, plan.sized(image), force=plan.force)
     return {
         "input": str(source),
         "output": str(output),

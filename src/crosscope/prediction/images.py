@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from crosscope.data.errors import DomainError, ImageError, ModelError
+from crosscope.data.errors import DomainError, ImageError, InputError, ModelError
 from crosscope.data.grids import resample
 from crosscope.data.images import Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
@@ -33,12 +33,15 @@ class Fit:
         Output pixels per input pixel.
     pixel_size_nm : (y, x)
         Of the output.
+    off : float
+        How far the image's pixels are from the model's: the logarithm of the ratio.
     """
 
     domain: str | None
     reasons: tuple[str, ...]
     zoom: tuple[float, float]
     pixel_size_nm: tuple[float, float]
+    off: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,20 @@ class PredictionPlan:
     tile_px: int = TILE_PX
     exact: bool = False
     force: bool = False
+
+    def __post_init__(self) -> None:
+        size_nm, offset = self.pixel_size_nm, self.offset
+        rules = {
+            "pixel_size_nm must be above 0": size_nm is None or 0 < size_nm < math.inf,
+            "offset must be finite": offset is None or math.isfinite(offset),
+            "tile_px must be at least 1": self.tile_px >= 1,
+            "threads must be at least 1": self.threads is None or self.threads >= 1,
+            "precision must be float32 or bfloat16": self.precision
+            in (None, "float32", "bfloat16"),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise InputError("prediction plan", rule, "Correct it and start again")
 
     def sized(self, image: Image) -> Image:
         """Return the image with the pixel size that was given, where one was."""
@@ -143,15 +160,20 @@ def predict_channels(
     Raises, beside what `predict` raises, ModelError where the models give different pixel grids.
     """
     results = [
-        predict(model, image, plan=replace(plan, channel=name), watch=watch)
-        for name, model in models.items()
+        predict(
+            model,
+            image,
+            plan=replace(plan, channel=name),
+            watch=lambda done, n=n: watch((n + done) / len(models)),  # type: ignore[misc]
+        )
+        for n, (name, model) in enumerate(models.items())
     ]
     first = results[0]
     for name, result in zip(models, results, strict=True):
         if result.pixels.shape != first.pixels.shape:
             reason = f"gives {result.pixels.shape} pixels, the first model {first.pixels.shape}"
             raise ModelError(name, reason, "Take models of one target pixel size")
-    axis = first.axes.startswith("t")  # t c z y x
+    axis = int(first.axes.startswith("t"))  # t c z y x
     return first.with_pixels(
         np.stack([result.pixels for result in results], axis=axis),
         axes=first.axes[:axis] + "c" + first.axes[axis:],
@@ -181,7 +203,7 @@ def fit_pixels(model: Model, image: Image, *, force: bool = False) -> Fit:
     if off <= math.log1p(SAME_PIXEL):
         y, x = model_zoom
         size_nm = image.pixel_size_nm[0] / y, image.pixel_size_nm[1] / x
-        return Fit(None, (), (y, x), size_nm)
+        return Fit(None, (), (y, x), size_nm, off)
     reason = "its pixels are {:.4g} x {:.4g} nm (y, x), the model was made for {:.4g} x {:.4g} nm"
     reason = reason.format(*image.pixel_size_nm, *model.source_pixel_size_nm)
     near = off <= math.log1p(NEAR_PIXEL)
@@ -189,7 +211,8 @@ def fit_pixels(model: Model, image: Image, *, force: bool = False) -> Fit:
         remedy = "Train a model for this pixel size, or use --force and don't trust the result"
         raise DomainError(image.name, reason, remedy)
     y, x = (zoom * ratio for zoom, ratio in zip(model_zoom, ratios, strict=True))
-    return Fit("near" if near else "outside", (reason,), (y, x), model.target_pixel_size_nm)
+    domain = "near" if near else "outside"
+    return Fit(domain, (reason,), (y, x), model.target_pixel_size_nm, off)
 
 
 def fastest_engine(

@@ -202,7 +202,7 @@ def _best_counts(
 
 def _fitted_psnr(image: Grey, reference: Grey) -> float:
     fitted = fit_intensity(image, reference).apply(image)
-    return psnr_db(fitted, reference, data_range=float(np.ptp(reference)))
+    return _psnr(fitted, reference, float(np.ptp(reference))) or 0.0
 
 
 def _summarise(fields: Sequence[Field], kernel_px: float, pixel_nm: float) -> dict[str, Any]:
@@ -237,7 +237,8 @@ def _summarise(fields: Sequence[Field], kernel_px: float, pixel_nm: float) -> di
             for field in fields
         ]
         score = score_spots(comparisons)
-        summary["spots"][method] = vars(score)
+        unmeasured = {"reason": "no spot was found"} if score.invented is None else {}
+        summary["spots"][method] = vars(score) | unmeasured
         separation_nm, why_not = _resolved(comparisons, target_px, blurred_px, pixel_nm)
         summary["resolved_nm"][method] = separation_nm
         summary["resolved_reason"][method] = why_not
@@ -288,7 +289,7 @@ def _widths(
         ]
         all_nm = np.concatenate(found)
         fitted = int(np.isfinite(all_nm).sum())
-        interval = _interval(found, name="median")
+        interval = _interval(found)
         sd = float(np.nanstd(all_nm)) if fitted else None
         widths[method] = interval | {"sd": sd, "asked": all_nm.size}
         if not fitted:
@@ -310,25 +311,40 @@ def _entry(field: Field) -> dict[str, Any]:
     fitted = {method: field.fitted(method) for method in field.images}
     plain = {method: field.images[method] for method in ("output", "twin") if method in fitted}
     span = field.data_range
-    return {
+    unmeasured = {} if span else {"reason": "the reference is constant"}
+    return unmeasured | {
         "name": field.name,
         "size_px": list(field.reference.shape),
         "data_range": span,
         "iterations": field.iterations,
         "psnr_db": {m: _psnr(image, field.reference, span) for m, image in fitted.items()},
         "psnr_plain_db": {m: _psnr(image, field.reference, span) for m, image in plain.items()},
-        "ssim": {m: ssim(image, field.reference, data_range=span) for m, image in fitted.items()},
+        "ssim": {
+            m: ssim(image, field.reference, data_range=span) if span else None
+            for m, image in fitted.items()
+        },
     }
 
 
 def _psnr(image: Grey, reference: Grey, span: float) -> float | None:
-    value = psnr_db(image, reference, data_range=span)
-    return value if math.isfinite(value) else None  # the image is the reference
+    """Return the PSNR; None where the reference is constant, or is the image itself."""
+    value = psnr_db(image, reference, data_range=span) if span else math.inf
+    return value if math.isfinite(value) else None
 
 
-def _interval(values: Sequence[Any], name: str = "median") -> dict[str, Any]:
+def _interval(values: Sequence[Any]) -> dict[str, Any]:
     interval: Interval = bootstrap_interval([v for v in values if v is not None])
-    return {name: interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+    found: dict[str, Any] = {
+        "median": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+    }
+    if interval.value is None:
+        found["reason"] = "it is the reference itself, or the reference is constant"
+    elif interval.low is None:
+        found["reason"] = "an interval needs two fields"
+    return found
 
 
 def _reference(pair: RegisteredPair, truth: Mapping[str, Image] | None) -> Grey:

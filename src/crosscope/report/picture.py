@@ -62,7 +62,7 @@ def _range(image: Float[np.ndarray, "y x"]) -> tuple[float, float]:
 def _densest(panel: Panel) -> tuple[int, int, int]:
     """Return top, left and side of the square that holds most light above the background."""
     image = panel.images.get("target", next(iter(panel.images.values())))
-    side = max(16, min(image.shape) // ZOOM)
+    side = min(max(16, min(image.shape) // ZOOM), *image.shape)
     low, high = _range(image)
     light = np.clip((image - low) / (high - low), 0, 1) > 0.25
     total = np.pad(np.cumsum(np.cumsum(light, axis=0), axis=1), ((1, 0), (1, 0)))
@@ -75,7 +75,7 @@ def _draw_bar(axis: "Axes", shape: tuple[int, ...], pixel_size_nm: float) -> Non
     """Draw a bar of 1, 2 or 5 times a power of ten, at most a third of the width."""
     width_um = shape[1] * pixel_size_nm / 1000
     power = 10.0 ** np.floor(np.log10(width_um / 3))
-    length_um = power * max(step for step in (1, 2, 5) if step * power <= width_um / 3)
+    length_um = power * max((step for step in (2, 5) if step * power <= width_um / 3), default=1)
     share = length_um / width_um
     axis.plot(
         [0.95 - share, 0.95], [0.05, 0.05], color="white", linewidth=3, transform=axis.transAxes

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 import crosscope as cs
-from crosscope.terminal.description import describe
-from crosscope.terminal.display import errors, progress_of, say, show_json, summary_table
+from crosscope.terminal.description import describe, read_accepted
+from crosscope.terminal.display import progress_of, say, show_json, summary_table
 from crosscope.terminal.quickstart import travel
 
 app = typer.Typer(
@@ -39,8 +39,12 @@ def command(function: Command) -> Command:
         try:
             code = function(*args, **options)
         except cs.CrosscopeError as error:
-            errors.print(f"crosscope: {error}", markup=False)
+            say(f"crosscope: {error}")
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            what = f"{error.filename or 'a file'}: {error.strerror or error}"
+            say(f"crosscope: {what}. Check the name, your rights and the free space.")
+            raise typer.Exit(cs.InputError.exit_code) from error
         except KeyboardInterrupt:
             say("Stopped.")
             raise typer.Exit(130) from None
@@ -56,7 +60,7 @@ def quickstart(
     out: Annotated[Path, typer.Argument(help="Folder for everything it makes.")] = Path(
         "quickstart"
     ),
-    minutes: Annotated[float, typer.Option(help="Of training.")] = 2.5,
+    minutes: Annotated[float, typer.Option(min=1e-3, help="Of training.")] = 2.5,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: AsJson = False,
@@ -138,6 +142,7 @@ def register(
 
     Example: crosscope register raw/source raw/target pairs
     """
+    cs.require_free(out, overwrite=overwrite, inputs=[source, target])
     with progress_of("register") as tell:
         registered = cs.register_files(
             source,
@@ -197,9 +202,9 @@ def train(
     make_plan = cs.paper_plan if preset == "paper" else cs.TrainingPlan
     plan = make_plan(seed=seed, **{key: value for key, value in given.items() if value is not None})
     start = cs.Model.load(init) if init else None
-    registered = cs.read_registered(pairs)
+    registered = read_accepted(pairs)
     if not resume:
-        cs.require_free(run, overwrite=overwrite)
+        cs.require_free(run, overwrite=overwrite, inputs=[pairs, *([init] if init else [])])
         if run.is_dir():
             shutil.rmtree(run)
     with progress_of("train") as tell:
@@ -241,9 +246,10 @@ def evaluate(
 
     Example: crosscope evaluate run/model.zip test-pairs report --truth test-raw/truth
     """
-    cs.require_free(out, overwrite=overwrite)
+    inputs = [model, pairs, *([truth] if truth else [])]
+    cs.require_free(out, overwrite=overwrite, inputs=inputs)
     loaded = cs.Model.load(model)
-    registered = cs.read_registered(pairs)
+    registered = read_accepted(pairs)
     true_images = cs.read_truth(truth) if truth else None
     with progress_of("evaluate") as tell:
         report = cs.evaluate(loaded, registered, truth=true_images, watch=tell)
@@ -306,8 +312,9 @@ def predict(
         show_json({"outputs": predicted.outputs})
     else:
         for entry in predicted.outputs:
-            for reason in entry["reasons"]:
-                say(f"{entry['input']}: {reason}")
+            if entry["output"]:
+                for reason in entry["reasons"]:
+                    say(f"{entry['input']}: {reason}")
         typer.echo(f"{output}: {len(predicted.outputs) - len(predicted.failures)} done")
     return max((failure.error.exit_code for failure in predicted.failures), default=0)
 
@@ -338,7 +345,7 @@ def main() -> None:
     app()
 
 
-def _load(model: str) -> cs.Model | dict[str, cs.Model]:
+def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
     """Load a model file, or one for each channel named."""
     if "=" not in model or Path(model).exists():
         return cs.Model.load(model)
@@ -350,8 +357,9 @@ def _load(model: str) -> cs.Model | dict[str, cs.Model]:
     return {channel: cs.Model.load(path) for channel, _, path in named}
 
 
-def _show(report: cs.Report, out: Path) -> None:
-    Console().print(summary_table(report.summary))
+def _show(report: "cs.Report", out: Path) -> None:
+    wide = max(100, Console().width)  # no figure is cut off, in a pipe neither
+    Console(width=wide).print(summary_table(report.summary))
     say(f"Figures and picture are in {out}.")
 
 

@@ -18,7 +18,7 @@ def describe(path: Path) -> dict[str, Any]:
     return _describe_image(cs.read_image(path))
 
 
-def _describe_image(image: cs.Image) -> dict[str, Any]:
+def _describe_image(image: "cs.Image") -> dict[str, Any]:
     return {
         "kind": "image",
         "axes": image.axes,
@@ -41,10 +41,16 @@ def _describe_folder(path: Path) -> dict[str, Any]:
     return first | {"kind": "folder", "images": [file.name for file in files]}
 
 
-def _describe_pairs(path: Path) -> dict[str, Any]:
+def read_accepted(path: Path) -> "list[cs.RegisteredPair]":
+    """Read the accepted pairs of a folder; raise PairError where there is none."""
     pairs = cs.read_registered(path)
     if not pairs:
         raise cs.PairError(path, "has no accepted pair", "See the reasons in its pairs.json")
+    return pairs
+
+
+def _describe_pairs(path: Path) -> dict[str, Any]:
+    pairs = read_accepted(path)
     first = _describe_image(pairs[0].target)
     residuals = {pair.name: pair.residual_px for pair in pairs}
     return first | {

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 """Everything but results goes here, so that stdout can be piped."""
 
 
 def say(sentence: str) -> None:
     """Tell the user something that is not a result."""
-    errors.print(sentence, markup=False)
+    errors.print(sentence)
 
 
 def show_json(result: Mapping[str, Any]) -> None:
@@ -60,10 +61,12 @@ def progress_of(work: str) -> Iterator[Callable[..., None]]:
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Lay out the figures of an evaluation, a method a row."""
-    table = Table(title=f"Against the {_REFERENCES[summary['reference']]}", title_justify="left")
-    table.add_column("image")
-    for heading in ("FWHM, nm", "PSNR, dB", "SSIM", "spots F1", "missed", "invented", "pairs from"):
-        table.add_column(heading, justify="right")
+    title = f"Against the {_REFERENCES[summary['reference']]}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", no_wrap=True)
+    headings = ("FWHM, nm", "PSNR, dB", "SSIM", "F1", "missed", "invented", "pairs")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for method, psnr in summary["psnr_db"].items():
         fwhm, spots = summary["fwhm_nm"][method], summary["spots"][method]
         table.add_row(
@@ -80,7 +83,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 
 _REFERENCES = {"truth": "noise-free truth", "target": "target"}
-_TITLES = {"lucy_richardson": "Lucy-Richardson", "output": "network output"}
+_TITLES = {"lucy_richardson": "Lucy-Richardson"}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -20,7 +20,7 @@ def travel(
     seed: int,
     work: Callable[[str], AbstractContextManager[Tell]],
     say: Callable[[str], None],
-) -> cs.Report:
+) -> "cs.Report":
     """Walk the path inside the folder `out`; what the fields of the test show, training never saw.
 
     `work(name)` is a context that takes the progress of one stage, from 0 to 1.

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from crosscope.model.engine import Engine, choose_engine, find_device
+from crosscope.model.generator import FastGenerator, PaperGenerator
+
+X = torch.rand(1, 1, 16, 16)
+
+
+def test_what_is_given_is_kept() -> None:
+    network = FastGenerator(2)
+    engine = choose_engine(network, X, training=True, threads=3, precision="bfloat16")
+    assert engine == Engine(3, "bfloat16")
+    assert choose_engine(network, X, training=False, threads=1).threads == 1
+    assert choose_engine(network, X, training=False, precision="float32").precision == "float32"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_timing_leaves_no_trace(training: bool) -> None:
+    network = FastGenerator(2).eval()
+    before = torch.get_num_threads()
+    engine = choose_engine(network, X, training=training, threads=1)
+    assert engine.precision in ("float32", "bfloat16")
+    assert torch.get_num_threads() == before
+    assert not network.training
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("network", [FastGenerator(2), PaperGenerator(2)])
+def test_results_are_float32(network: FastGenerator | PaperGenerator, precision: str) -> None:
+    assert Engine(1, precision).run(network, X).dtype == torch.float32
+
+
+def test_bfloat16_is_used_where_asked_for() -> None:
+    network = PaperGenerator(2)
+    fine, coarse = (Engine(1, p).run(network, X) for p in ("float32", "bfloat16"))
+    assert not torch.equal(fine, coarse)
+    assert fine.detach() == pytest.approx(coarse.detach(), abs=0.1)
+
+
+def test_threads_are_restored_even_after_an_error() -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    def fail() -> None:
+        with Engine(before + 1, "float32").in_use():
+            seen.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_the_device_is_one_that_is_there() -> None:
+    assert torch.zeros(1, device=find_device()).item() == 0

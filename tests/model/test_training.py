@@ -1,0 +1,377 @@
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from crosscope.data.errors import ModelError, PairError
+from crosscope.data.images import Image
+from crosscope.data.registered import RegisteredPair, Transform
+from crosscope.model import training
+from crosscope.model.model import Model
+from crosscope.model.plan import TrainingPlan
+from crosscope.model.training import Data, Moment, TrainingError, draw_batch, train
+
+
+def spots(
+    seed: int, *, shape: tuple[int, int] = (96, 96), pixel_nm: float = 30.0
+) -> RegisteredPair:
+    """Return the same Gaussian spots, wide in the source and small in the target."""
+    random = np.random.default_rng(seed)
+    y, x = np.indices(shape)
+    places = random.uniform((0, 0), shape, (shape[0] * shape[1] // 800, 2))
+    squares = [(y - py) ** 2 + (x - px) ** 2 for py, px in places]
+
+    def see(sigma_px: float, peak: float, level: float) -> Image:
+        light = sum(np.exp(-square / (2 * sigma_px**2)) for square in squares)
+        pixels = (level + random.poisson(peak * light + 4)).astype(np.float32)
+        return Image(pixels, "yx", (pixel_nm, pixel_nm), name=f"field{seed}")
+
+    return RegisteredPair(
+        name=f"field{seed}",
+        source=see(4.0, 200, 100),
+        target=see(1.6, 500, 50),
+        transform=Transform(np.eye(2, 3)),
+        origin_yx_px=(0, 0),
+        source_pixel_size_nm=(pixel_nm, pixel_nm),
+        residual_px=0.02,
+        correlation_before=0.5,
+        correlation_after=0.9,
+        source_sha256=f"s{seed}",
+        target_sha256=f"t{seed}",
+    )
+
+
+PAIRS = [spots(seed) for seed in range(3)]
+# warm: steps 1 to 8, the discriminator alone: 9 and 10, adversarial: 11 to 16
+PLAN = TrainingPlan(
+    steps=16,
+    batch=2,
+    patch_px=32,
+    base=4,
+    discriminator_base=2,
+    warm_share=0.5,
+    threads=1,
+    precision="float32",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_moments() -> Iterator[None]:
+    """Validate and save after steps 4, 8, 10 (the discriminator's last), 12 and 16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "MOMENTS", 4)
+        patch.setattr(training, "DISCRIMINATOR_SHARE", 0.25)
+        patch.setattr(training, "VALIDATION_PATCHES", 8)
+        yield
+
+
+def lines(model: Model) -> list[dict[str, Any]]:
+    """Return the log without what differs from run to run."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in model.log]
+
+
+def assert_same(a: nn.Module | None, b: nn.Module | None) -> None:
+    assert a is not None
+    assert b is not None
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_at(step: int) -> Callable[[Moment], None]:
+    def watch(moment: Moment) -> None:
+        if moment.step == step:
+            raise KilledError
+
+    return watch
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").iterdir())
+
+
+# --- what a run gives -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole() -> Model:
+    """Return the model of a run that nothing interrupts."""
+    return train(PAIRS, PLAN)
+
+
+def test_a_model_tells_what_it_is_and_what_it_saw(whole: Model) -> None:
+    assert (whole.network, whole.base) == ("fast", 4)
+    assert whole.plan["steps"] == 16
+    assert whole.source_pixel_size_nm == whole.target_pixel_size_nm == (30.0, 30.0)
+    assert whole.source_scaling.offset == pytest.approx(104, abs=15)
+    assert whole.target_scaling.offset == pytest.approx(54, abs=5)
+    parts = {seen.name: seen.part for seen in whole.fields}
+    assert sorted(parts.values()) == ["training", "training", "validation"]
+    assert {seen.source_sha256 for seen in whole.fields} == {"s0", "s1", "s2"}
+    assert whole.reach.exact_px == 96
+    assert whole.training["steps"] == 16
+    assert whole.training["best_step"] in (12, 16)
+    assert not whole.generator.training
+
+
+def test_it_has_a_twin_from_before_the_adversarial_phase(whole: Model) -> None:
+    assert whole.twin is not None
+    twin, generator = whole.twin.state_dict(), whole.generator.state_dict()
+    assert any(not torch.equal(twin[name], generator[name]) for name in twin)
+
+
+def test_the_log_has_the_three_phases(whole: Model) -> None:
+    assert [line["step"] for line in whole.log] == [4, 8, 10, 12, 16]
+    phases = [line["phase"] for line in whole.log]
+    assert phases == ["warm", "warm", "discriminator", "adversarial", "adversarial"]
+    for line in whole.log:
+        assert sum(line["shares"].values()) == pytest.approx(1)
+        assert ("discriminator" in line["losses"]) == (line["phase"] != "warm")
+        assert ("adversarial" in line["losses"]) == (line["phase"] == "adversarial")
+        assert line["validation"]["psnr_db"] == pytest.approx(
+            -10 * math.log10(line["validation"]["mse"])
+        )
+
+
+def test_the_generator_waits_while_the_discriminator_learns(whole: Model) -> None:
+    best_warm = min(whole.log[:2], key=lambda line: line["validation"]["loss"])
+    assert whole.log[2]["validation"] == best_warm["validation"]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_the_terms_have_the_asked_shares_when_the_adversarial_phase_begins(share: float) -> None:
+    # the batches are drawn anew, so that a mean over few of them scatters
+    plan = replace(
+        PLAN, steps=40, batch=8, mse_share=share, ssim_share=share, adversarial_rate=1e-9
+    )
+    shares = [line["shares"] for line in train(PAIRS, plan).log if line["phase"] == "adversarial"]
+    for name in ("mse", "ssim"):
+        assert np.mean([part[name] for part in shares]) == pytest.approx(share, rel=0.2)
+
+
+def test_without_an_adversarial_phase_there_is_no_twin() -> None:
+    model = train(PAIRS, replace(PLAN, warm_share=1.0, steps=4))
+    assert model.twin is None
+    assert {line["phase"] for line in model.log} == {"warm"}
+    assert model.training["shares"]["adversarial"] == 0
+
+
+def test_training_brings_the_output_nearer_to_the_target() -> None:
+    plan = replace(PLAN, warm_share=1.0, steps=80, ema=0.9, learning_rate=5e-3)
+    model = train(PAIRS, plan)
+    first, last = model.log[0]["validation"], model.log[-1]["validation"]
+    assert last["loss"] < first["loss"]
+    assert last["psnr_db"] > first["psnr_db"] + 1
+
+
+def test_the_kept_weights_are_those_of_the_lowest_validation_loss(whole: Model) -> None:
+    line = next(line for line in whole.log if line["step"] == whole.training["best_step"])
+    adversarial = [line for line in whole.log if line["phase"] == "adversarial"]
+    lowest = min(other["validation"]["loss"] for other in adversarial)
+    assert line["validation"]["loss"] == lowest
+    assert whole.training["validation"] == line["validation"]
+
+
+def test_the_seed_decides(whole: Model) -> None:
+    again = train(PAIRS, PLAN)
+    assert_same(whole.generator, again.generator)
+    assert_same(whole.twin, again.twin)
+    assert lines(whole) == lines(again)
+    other = train(PAIRS, replace(PLAN, seed=1, steps=4))
+    assert not torch.equal(next(whole.generator.parameters()), next(other.generator.parameters()))
+
+
+def test_a_paper_network_is_trained_the_same_way() -> None:
+    model = train(PAIRS, replace(PLAN, network="paper", steps=8, batch=1))
+    assert model.reach.exact_px == 128
+    assert model.twin is not None
+
+
+def test_a_run_of_minutes_ends_and_goes_through_all_phases() -> None:
+    plan = replace(PLAN, steps=None, minutes=0.02)
+    done: list[float] = []
+    model = train(PAIRS, plan, watch=lambda moment: done.append(moment.done))
+    assert done == sorted(done)
+    assert done[-1] == 1
+    assert model.twin is not None
+
+
+# --- what it writes -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_a_run_leaves_its_log_two_checkpoints_and_curves(run: Path, whole: Model) -> None:
+    model = train(PAIRS, PLAN, run=run)
+    assert_same(model.generator, whole.generator)
+    written = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert written == list(model.log)
+    names = [path.name for path in checkpoints(run)]
+    assert names == ["step-000000012.safetensors", "step-000000016.safetensors"]
+    pytest.importorskip("tensorboard")
+    assert list((run / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("step", [6, 8, 9, 11, 14, 16])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(run: Path, whole: Model, step: int) -> None:
+    with pytest.raises(KilledError):
+        train(PAIRS, PLAN, run=run, watch=kill_at(step))
+    resumed = train(PAIRS, PLAN, run=run, resume=True)
+    assert_same(resumed.generator, whole.generator)
+    assert_same(resumed.twin, whole.twin)
+    assert lines(resumed) == lines(whole)
+    written = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert written == list(resumed.log)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "emptied", "text"])
+def test_a_corrupt_checkpoint_is_passed_over(run: Path, whole: Model, harm: str) -> None:
+    with pytest.raises(KilledError):
+        train(PAIRS, PLAN, run=run, watch=kill_at(14))
+    newest = checkpoints(run)[-1]
+    content = newest.read_bytes()
+    newest.write_bytes({"truncated": content[:-9], "emptied": b"", "text": b"text"}[harm])
+    resumed = train(PAIRS, PLAN, run=run, resume=True)
+    assert_same(resumed.generator, whole.generator)
+    assert lines(resumed) == lines(whole)
+
+
+def test_a_line_that_a_kill_cut_off_is_dropped(run: Path, whole: Model) -> None:
+    with pytest.raises(KilledError):
+        train(PAIRS, PLAN, run=run, watch=kill_at(11))
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 12, "sec')
+    assert lines(train(PAIRS, PLAN, run=run, resume=True)) == lines(whole)
+
+
+def test_a_finished_run_gives_its_model_again(run: Path, whole: Model) -> None:
+    train(PAIRS, PLAN, run=run)
+    again = train(PAIRS, PLAN, run=run, resume=True)
+    assert_same(again.generator, whole.generator)
+    assert lines(again) == lines(whole)
+
+
+def test_threads_and_precision_of_a_run_are_kept(run: Path) -> None:
+    train(PAIRS, replace(PLAN, steps=4), run=run)
+    left_open = replace(PLAN, steps=4, threads=None, precision=None)
+    assert train(PAIRS, left_open, run=run, resume=True).plan["precision"] == "float32"
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch": 3}, {"steps": 8}, {"seed": 1}, {"base": 2}, {"threads": 2}]
+)
+def test_another_plan_does_not_go_on(run: Path, change: dict[str, Any]) -> None:
+    train(PAIRS, replace(PLAN, steps=4), run=run)
+    before = checkpoints(run)
+    with pytest.raises(ModelError, match=next(iter(change))):
+        train(PAIRS, replace(PLAN, **{"steps": 4, **change}), run=run, resume=True)
+    assert checkpoints(run) == before
+
+
+def test_other_fields_do_not_go_on(run: Path) -> None:
+    train(PAIRS, replace(PLAN, steps=4), run=run)
+    with pytest.raises(ModelError, match="other fields"):
+        train([*PAIRS, spots(3)], replace(PLAN, steps=4), run=run, resume=True)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(run: Path) -> None:
+    with pytest.raises(ModelError, match="no checkpoint"):
+        train(PAIRS, PLAN, run=run, resume=True)
+
+
+# --- what cannot be trained -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", ["learning_rate", "adversarial_rate"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(run: Path, rate: str) -> None:
+    rates: dict[str, Any] = {rate: 1e30}
+    with pytest.raises(TrainingError, match="no longer finite"):
+        train(PAIRS, replace(PLAN, decay=False, **rates), run=run)
+    if (run / "checkpoints").exists():
+        for path in checkpoints(run):
+            assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(path).values())
+    text = (run / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_no_pairs_and_unequal_pixel_sizes_are_refused() -> None:
+    with pytest.raises(PairError, match="none"):
+        train([], PLAN)
+    with pytest.raises(PairError, match=r"field9.*40"):
+        train([*PAIRS, spots(9, pixel_nm=40.0)], PLAN)
+
+
+def test_a_single_pair_is_cut_in_two_and_it_says_so() -> None:
+    said: list[str] = []
+    pair = spots(0, shape=(96, 300))
+    model = train([pair], replace(PLAN, steps=2, validation_share=0.3), say=said.append)
+    assert any("one field" in sentence and "96" in sentence for sentence in said)
+    assert [seen.part for seen in model.fields] == ["training", "validation"]
+
+
+def test_it_begins_with_a_models_weights() -> None:
+    first = train(PAIRS, replace(PLAN, warm_share=1.0, steps=8))
+    still = replace(PLAN, warm_share=1.0, steps=1, learning_rate=1e-12)
+    second = train(PAIRS, still, init=first)
+    for a, b in zip(first.generator.parameters(), second.generator.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize("change", [{"base": 2}, {"network": "paper"}])
+def test_another_networks_weights_are_refused(whole: Model, change: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="cannot start"):
+        train(PAIRS, replace(PLAN, **change), init=whole)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+SIDE_PX = 40  # of the squares that patches of 32 px are cropped from
+
+
+def numbered(count: int) -> Data:
+    """Return squares whose every pixel has a value of its own; the target's are negative."""
+    source = torch.arange(float(count * SIDE_PX**2)).reshape(count, 1, SIDE_PX, SIDE_PX)
+    return Data(source, -source)
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone() -> None:
+    def draw(seed: int, step: int) -> torch.Tensor:
+        return draw_batch(numbered(3), replace(PLAN, batch=8, seed=seed), step)[0]
+
+    assert torch.equal(draw(0, 0), draw(0, 0))
+    assert not torch.equal(draw(0, 0), draw(0, 1))
+    assert not torch.equal(draw(0, 0), draw(1, 0))
+
+
+def test_source_and_target_are_cropped_and_turned_alike_in_all_eight_ways() -> None:
+    data = numbered(2)
+    source, target = draw_batch(data, replace(PLAN, batch=400), 0)
+    assert torch.equal(target, -source)
+    ways, corners = set(), set()
+    for patch in source[:, 0].numpy():
+        n, y, x = np.unravel_index(int(patch.min()), (2, SIDE_PX, SIDE_PX))
+        crop = data.source[int(n), 0].numpy()[y : y + 32, x : x + 32]
+        turned = [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]
+        same = [way for way, square in enumerate(turned) if np.array_equal(square, patch)]
+        assert len(same) == 1
+        ways.add(same[0])
+        corners.add((int(n), int(y), int(x)))
+    assert ways == set(range(8))
+    assert {y for _, y, _ in corners} == {x for _, _, x in corners} == set(range(9))
+    assert {n for n, _, _ in corners} == {0, 1}
