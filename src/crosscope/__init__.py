@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from crosscope.data.registered import RegisteredPair as RegisteredPair
     from crosscope.data.registered import Transform as Transform
     from crosscope.data.registered import read_registered as read_registered
+    from crosscope.data.registered import take_part as take_part
     from crosscope.data.registered import write_registered as write_registered
     from crosscope.data.registration import register as register
     from crosscope.data.registration import register_files as register_files
@@ -73,7 +74,8 @@ _HOMES = {
     "data.files": "require_free",
     "data.images": "Channel Image list_images read_image write_image",
     "data.pairs": "RawPair match_files read_pair read_pairs",
-    "data.registered": "RefusedPair RegisteredPair Transform read_registered write_registered",
+    "data.registered": "RefusedPair RegisteredPair Transform read_registered "
+    "take_part write_registered",
     "data.registration": "register register_files",
     "model.engine": "Engine",
     "model.model": "Model",

@@ -105,3 +105,26 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     # FIPS 180-2, appendix B.1
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "abc") == known
+
+
+def test_a_name_that_is_no_utf8_is_written_as_an_escape(tmp_path: Path) -> None:
+    name = b"caf\xe9.tif".decode("utf-8", "surrogateescape")
+    write_json(tmp_path / "a.json", name)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == name
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
+def test_the_current_folder_is_never_replaced(path: str) -> None:
+    with pytest.raises(OutputError, match="which must stay"):
+        require_free(Path(path), overwrite=True)
+
+
+@pytest.mark.parametrize("path", ["in/a.tif", "in", "in/../in", "link"])
+def test_inputs_and_what_holds_them_are_never_free(tmp_path: Path, path: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(OutputError, match="which must stay"):
+        require_free(tmp_path / path, overwrite=True, inputs=[tmp_path / "in" / "a.tif"])
+    require_free(tmp_path / "in2", overwrite=False, inputs=[tmp_path / "in"])
+    require_free(tmp_path / "in" / "b", overwrite=False, inputs=[tmp_path / "in"])

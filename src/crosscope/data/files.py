@@ -20,13 +20,11 @@ def sha256(path: Path) -> str:
 def require_free(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Raise OutputError where `path` exists and may not be replaced; an empty folder is free.
 
-    Never replaced, by `overwrite` neither: the inputs, and folders that hold one.
+    Never replaced, by `overwrite` neither: the inputs and the current folder, and what holds them.
     """
-    if path.name in ("", ".."):
-        raise OutputError(path, "is no name for a result", "Name a new file or folder in it")
-    for given in inputs:
-        if given.resolve().is_relative_to(path.resolve()):
-            raise OutputError(path, f"is, or holds, the input {given}", "Choose another name")
+    for kept in (*inputs, Path.cwd()):
+        if kept.resolve().is_relative_to(path.resolve()):
+            raise OutputError(path, f"is, or holds, {kept}, which must stay", "Choose another name")
     if overwrite or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     raise OutputError(path, "exists already", "Choose another name or pass --overwrite")

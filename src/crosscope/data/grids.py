@@ -1,6 +1,7 @@
 """Pixels of one grid -> pixels of another, resampled once.
 
-The kernel is the cubic of Keys (a = -1/2): it keeps a constant, and every parabola, as they are.
+The kernel is the cubic of Keys (a = -1/2): it keeps a constant as it is and, unless it thins the
+pixels out, every parabola.
 Linear interpolation blurs, and a cubic spline rings on for many pixels around a hot one, where
 this kernel has a single side lobe of 7 %.
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,18 @@ def crop_like(image: Image, pair: RegisteredPair) -> Image:
         remedy = "Give the image that belongs to the raw target"
         raise RegistrationError(image.name, reason + f"{left + width} px", remedy)
     return image.with_pixels(image.pixels[..., top : top + height, left : left + width])
+
+
+def take_part(pair: RegisteredPair, *, axis: int, start: int, stop: int) -> RegisteredPair:
+    """Return the rows (axis 0) or columns (axis 1) `start` to `stop` of a pair, stop excluded."""
+    field = (slice(start, stop), slice(None)) if axis == 0 else (slice(None), slice(start, stop))
+    top, left = pair.origin_yx_px
+    return replace(
+        pair,
+        source=pair.source.with_pixels(pair.source.pixels[field]),
+        target=pair.target.with_pixels(pair.target.pixels[field]),
+        origin_yx_px=(top + start, left) if axis == 0 else (top, left + start),
+    )
 
 
 def write_registered(

@@ -5,7 +5,7 @@ Fields are split before patches are cut, so that no pixel is both learnt and val
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
@@ -13,8 +13,7 @@ from scipy import ndimage
 
 from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
-from crosscope.data.images import Image
-from crosscope.data.registered import RegisteredPair
+from crosscope.data.registered import RegisteredPair, take_part
 
 SIGNAL_BLUR_PX = 1.0
 SIGNAL_NOISES = 6.0
@@ -105,29 +104,16 @@ def _split_one_field(
     validation_px = round(validation_share * (length_px - guard_px))
     validation_px = min(max(validation_px, least_px), length_px - guard_px - least_px)
     cut = stop[axis] - validation_px
+
+    def part(pair: RegisteredPair, first: int, last: int) -> RegisteredPair:
+        origin = pair.origin_yx_px[axis]
+        return take_part(pair, axis=axis, start=first - origin, stop=last - origin)
+
     return Split(
-        [_part(pair, axis, start[axis], cut - guard_px) for pair in pairs],
-        [_part(pair, axis, cut, stop[axis]) for pair in pairs],
+        [part(pair, start[axis], cut - guard_px) for pair in pairs],
+        [part(pair, cut, stop[axis]) for pair in pairs],
         f"one field: its last {validation_px} {('rows', 'columns')[axis]} are for validation, "
         f"{guard_px} before them for neither",
-    )
-
-
-def _part(pair: RegisteredPair, axis: int, start: int, stop: int) -> RegisteredPair:
-    """Return the part of a pair between two raw target rows or columns."""
-    first = start - pair.origin_yx_px[axis]
-    field = [slice(None), slice(None)]
-    field[axis] = slice(first, first + stop - start)
-    top, left = pair.origin_yx_px
-
-    def cut(image: Image) -> Image:
-        return image.with_pixels(image.pixels[tuple(field)])
-
-    return replace(
-        pair,
-        source=cut(pair.source),
-        target=cut(pair.target),
-        origin_yx_px=(start, left) if axis == 0 else (top, start),
     )
 
 

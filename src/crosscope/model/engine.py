@@ -41,6 +41,20 @@ class Engine:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def one_kernel() -> Iterator[None]:
+    """Hold the processor to one kernel for all shapes: what it computes no longer depends on them.
+
+    oneDNN chooses among its float32 kernels by an image's shape, and their roundings differ.
+    """
+    set_flags = torch.backends.mkldnn.set_flags
+    before = set_flags(False, _fp32_precision=None)[0]  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        set_flags(before, _fp32_precision=None)  # type: ignore[no-untyped-call]
+
+
 def find_device() -> torch.device:
     """Return the CUDA device where there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

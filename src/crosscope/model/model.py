@@ -119,7 +119,9 @@ class Model:
         ).encode()
         with writing(path, overwrite=overwrite) as part, zipfile.ZipFile(part, "w") as archive:
             for name, data in members.items():
-                archive.writestr(zipfile.ZipInfo(name), data)  # no date: the same bytes again
+                member = zipfile.ZipInfo(name)  # without a date: the same bytes again
+                member.external_attr = 0o644 << 16
+                archive.writestr(member, data)
         return replace(self, sha256=sha256(path))
 
     @classmethod

@@ -38,6 +38,9 @@ class TrainingPlan:
         Channels after the discriminator's first layer.
     background_share : float
         At most this part of the patches is near-empty: they teach that nothing stays nothing.
+    haze : float
+        The source's background is moved at random by up to this part of its scale, for fields
+        whose out-of-focus light differs from place to place: the network learns to ignore it.
     validation_share : float
         Part of the fields (at least one), or of a single field's length.
     ema : float
@@ -64,6 +67,7 @@ class TrainingPlan:
     ssim_share: float = 0.05
     discriminator_base: int = 16
     background_share: float = 0.1
+    haze: float = 0.0
     validation_share: float = 0.15
     ema: float = 0.997
     seed: int = 0
@@ -94,6 +98,7 @@ class TrainingPlan:
             >= 0
             and self.mse_share + self.ssim_share < 1,
             "background_share must be at least 0 and below 1": 0 <= self.background_share < 1,
+            "haze must be at least 0": self.haze >= 0,
             "validation_share must be between 0 and 1": 0 < self.validation_share < 1,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,

@@ -34,8 +34,8 @@ class Progress:
         "warm" (regression), "discriminator" (it learns alone) or "adversarial".
     mse_weight, ssim_weight, adversarial_weight : float
         Of the terms of the generator's objective in this phase.
-    best_loss, best_step : dict
-        Lowest validation loss of a phase, and where it was met.
+    best : dict
+        Of each phase the validation with the lowest loss, and its step.
     """
 
     step: int = 0
@@ -44,8 +44,7 @@ class Progress:
     mse_weight: float = 1.0
     ssim_weight: float = 0.0
     adversarial_weight: float = 0.0
-    best_loss: dict[str, float] = field(default_factory=dict)
-    best_step: dict[str, int] = field(default_factory=dict)
+    best: dict[str, dict[str, int | float]] = field(default_factory=dict)
 
     def done(self, plan: TrainingPlan) -> float:
         """Return the part of the budget that is spent, 0 to 1."""
@@ -122,7 +121,13 @@ def save_checkpoint(state: State, folder: Path, about: Mapping[str, Any]) -> Non
     with writing(path, overwrite=True) as part:
         metadata = {"crosscope": json.dumps(header, allow_nan=False)}
         safetensors.torch.save_file(tensors, part, metadata=metadata)
-    for old in _checkpoints(folder)[:-2]:
+    for old in [*_checkpoints(folder)[:-2], *folder.glob(".step-*")]:  # a killed run's remains
+        old.unlink()
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Delete what an earlier run left there."""
+    for old in [*_checkpoints(folder), *folder.glob(".step-*")]:
         old.unlink()
 
 

@@ -36,11 +36,19 @@ from crosscope.model.losses import adversarial_loss, discriminator_loss, mse_los
 from crosscope.model.model import Model, SeenField
 from crosscope.model.plan import TrainingPlan
 from crosscope.model.reach import measure_reach
-from crosscope.model.state import Progress, State, load_checkpoint, save_checkpoint
+from crosscope.model.state import (
+    Checkpoint,
+    Progress,
+    State,
+    clear_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
 MOMENTS = 24  # validations and checkpoints in a run ...
 MOMENT_STEPS = 1000  # ... and at least one in so many steps
+SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
 
@@ -111,9 +119,14 @@ def train(
     sizes_nm = _pixel_sizes_nm(pairs)
     device = find_device()
     state = start(plan, init, device)
-    checkpoint = load_checkpoint(run / "checkpoints") if resume and run else None
-    if checkpoint:
-        plan = _same_plan(plan, TrainingPlan(**checkpoint.about["plan"]), checkpoint.path)
+    checkpoint = None
+    if run and not resume:
+        clear_checkpoints(run / "checkpoints")
+    if resume:
+        if run is None:
+            raise InputError("training", "there is no folder to resume from", "Name its run")
+        checkpoint = load_checkpoint(run / "checkpoints")
+        plan = _same_plan(plan, checkpoint)
 
     guard_px = measure_reach(state.generator, np.zeros((64, 64), np.float32)).exact_px
     split = split_fields(
@@ -129,9 +142,8 @@ def train(
         measure_scaling([pair.source.pixels for pair in split.training]),
         measure_scaling([pair.target.pixels for pair in split.training]),
     )
-    smallest_px = min(side for pair in split.training for side in pair.target.pixels.shape)
-    cut_px = max(plan.patch_px, min(3 * plan.patch_px // 2, smallest_px))  # room to crop at random
-    data = load(split.training, plan, scalings, device, patch_px=cut_px)
+    room_px = min(3 * plan.patch_px // 2, smallest_side(split.training))  # to crop at random
+    data = load(split.training, plan, scalings, device, patch_px=max(plan.patch_px, room_px))
     held_out = load(split.validation, plan, scalings, device, patch_px=plan.patch_px)
     held_out = Data(*(stack[:VALIDATION_PATCHES] for stack in (held_out.source, held_out.target)))
 
@@ -159,7 +171,7 @@ def train(
     generator.load_state_dict(state.kept[best])
     twin = copy.deepcopy(state.average)
     twin.load_state_dict(state.kept["warm"])
-    at_best = next(line for line in journal.lines if line["step"] == state.progress.best_step[best])
+    at_best = dict(state.progress.best[best])
     field = scalings[0].apply(split.validation[0].source.pixels)
     return Model(
         network=plan.network,
@@ -176,8 +188,8 @@ def train(
         training={
             "steps": state.progress.step,
             "seconds": state.progress.seconds,
-            "best_step": state.progress.best_step[best],
-            "validation": at_best["validation"],
+            "best_step": int(at_best.pop("step")),
+            "validation": at_best,
             "shares": journal.lines[-1]["shares"],
         },
         log=tuple(journal.lines),
@@ -251,6 +263,11 @@ def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State
     )
 
 
+def smallest_side(fields: Sequence[RegisteredPair]) -> int:
+    """Return the shortest side of any of the fields, px."""
+    return min(side for pair in fields for side in pair.target.pixels.shape)
+
+
 def load(
     fields: Sequence[RegisteredPair],
     plan: TrainingPlan,
@@ -286,7 +303,10 @@ def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan
 def draw_batch(
     data: Data, plan: TrainingPlan, step: int
 ) -> tuple[Float[Tensor, "b 1 y x"], Float[Tensor, "b 1 y x"]]:
-    """Choose patches, crop, turn and flip each at random: by the seed and the step alone."""
+    """Choose patches, crop, turn and flip each at random: by the seed and the step alone.
+
+    The source's background is moved too, where the plan says so; the target's never is.
+    """
     rng = np.random.default_rng([plan.seed, step])
     chosen = rng.integers(len(data.source), size=plan.batch)
     corners = rng.integers(data.source.shape[-1] - plan.patch_px + 1, size=(plan.batch, 2))
@@ -303,7 +323,8 @@ def draw_batch(
             for crop, turn, flip in zip(crops, turns.tolist(), flips.tolist(), strict=True)
         )
         batch.append(torch.stack(list(turned)))
-    return batch[0], batch[1]
+    haze = rng.uniform(-plan.haze, plan.haze, (plan.batch, 1, 1, 1)).astype(np.float32)
+    return batch[0] + torch.from_numpy(haze).to(batch[0].device), batch[1]
 
 
 def train_step(
@@ -375,8 +396,8 @@ def enter_phase(state: State, plan: TrainingPlan, done: float, data: Data) -> No
         )
         total = adversarial / (1 - plan.mse_share - plan.ssim_share)
         progress.adversarial_weight = 1.0
-        progress.mse_weight = float(plan.mse_share * total / mse)
-        progress.ssim_weight = float(plan.ssim_share * total / ssim)
+        progress.mse_weight = float(plan.mse_share * total / max(mse, SMALLEST))
+        progress.ssim_weight = float(plan.ssim_share * total / max(ssim, SMALLEST))
 
 
 @torch.no_grad()
@@ -418,17 +439,17 @@ def validate(state: State, plan: TrainingPlan, held_out: Data) -> dict[str, floa
     mse, ssim_term = (float(value) for value in sums / len(held_out.source))
     loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
     _require_finite({"validation loss": loss}, state.progress)
-    psnr_db = 10 * math.log10(DATA_RANGE**2 / mse)
+    psnr_db = 10 * math.log10(DATA_RANGE**2 / max(mse, SMALLEST))
     return {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
 
 
 def keep_best(state: State, validation: Mapping[str, float], phase: str) -> None:
     """Keep a copy of the moving average where the validation loss is the phase's lowest."""
-    lowest = state.progress.best_loss.get(phase, math.inf)
-    if phase != "discriminator" and validation["loss"] < lowest:
-        state.progress.best_loss[phase] = validation["loss"]
-        state.progress.best_step[phase] = state.progress.step
-        state.kept[phase] = copy.deepcopy(state.average.state_dict())
+    best, progress = state.progress.best, state.progress
+    if phase == "discriminator" or (phase in best and validation["loss"] >= best[phase]["loss"]):
+        return
+    best[phase] = {"step": progress.step, **validation}
+    state.kept[phase] = copy.deepcopy(state.average.state_dict())
 
 
 def _pixel_sizes_nm(
@@ -454,8 +475,14 @@ def _seen_fields(split: Split) -> tuple[SeenField, ...]:
     )
 
 
-def _same_plan(asked: TrainingPlan, stored: TrainingPlan, path: Path) -> TrainingPlan:
+def _same_plan(asked: TrainingPlan, checkpoint: Checkpoint) -> TrainingPlan:
     """Return the stored plan; what was asked must agree, but for what was left to measurement."""
+    remedy = "Resume with the same options, or choose another RUN"
+    try:
+        stored = TrainingPlan(**checkpoint.about["plan"])
+    except TypeError as error:
+        reason = "was made by another version of crosscope"
+        raise ModelError(checkpoint.path, reason, remedy) from error
     measured = {"threads": asked.threads, "precision": asked.precision}
     left_open = {name: getattr(stored, name) for name, value in measured.items() if value is None}
     differ = [
@@ -465,7 +492,7 @@ def _same_plan(asked: TrainingPlan, stored: TrainingPlan, path: Path) -> Trainin
     ]
     if differ:
         reason = f"was made with another {', '.join(differ)}"
-        raise ModelError(path, reason, "Resume with the same options, or choose another RUN")
+        raise ModelError(checkpoint.path, reason, remedy)
     return stored
 
 
@@ -474,7 +501,7 @@ def _require_finite(numbers: Mapping[str, float], progress: Progress) -> None:
         raise TrainingError(
             f"training, step {progress.step}",
             f"the loss is no longer finite in the {progress.phase} phase",
-            "Lower the learning rate; the last checkpoint is good",
+            "Train again at a lower rate, and check that no pair shows the same image twice",
         )
 
 

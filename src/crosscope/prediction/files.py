@@ -116,10 +116,10 @@ def _predict_file(
     began = time.monotonic()
     image = read_image(source)
     each = [models] if isinstance(models, Model) else list(models.values())
-    engine = fastest_engine(each[0], image, threads=plan.threads, precision=plan.precision)
-    plan = replace(plan, threads=engine.threads, precision=engine.precision)
     fits = [fit_pixels(model, plan.sized(image), force=plan.force) for model in each]
     fit = max(fits, key=lambda fit: fit.off)
+    engine = fastest_engine(each[0], image, threads=plan.threads, precision=plan.precision)
+    plan = replace(plan, threads=engine.threads, precision=engine.precision)
     hashes: str | dict[str, str | None] | None
     if isinstance(models, Model):
         result = predict(models, image, plan=plan, watch=watch)

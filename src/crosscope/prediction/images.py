@@ -11,7 +11,7 @@ from crosscope.data.errors import DomainError, ImageError, InputError, ModelErro
 from crosscope.data.grids import resample
 from crosscope.data.images import Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
-from crosscope.model.engine import Engine, choose_engine
+from crosscope.model.engine import Engine, choose_engine, find_device
 from crosscope.model.model import Model
 from crosscope.prediction.tiling import TILE_PX, sharpen
 
@@ -221,7 +221,7 @@ def fastest_engine(
     """Time a small tile of this image's size, at most 256 px, and choose what is left open."""
     stride = int(model.generator.stride)  # type: ignore[arg-type]
     height, width = (min(256, -(-n // stride) * stride) for n in image.pixels.shape[-2:])
-    tile = torch.zeros(1, 1, height, width)
+    tile = torch.zeros(1, 1, height, width, device=find_device())
     return choose_engine(
         model.generator, tile, training=False, threads=threads, precision=precision
     )

@@ -1,13 +1,15 @@
 """Model + plane -> plane, tile by tile, as if the network had seen the whole plane at once.
 
 The plane is mirrored at its border and then cut into tiles that begin at multiples of the
-network's stride, each read with a halo around it and cropped after the network. Where the halo is
-the network's full reach, the tiles equal the whole to the last bit, whatever the tile's size;
-with the measured halo, smaller and faster, to 1e-5 of the range in float32. In bfloat16, whose
-rounding would make even tiny differences visible, the halo is always the full reach.
+network's stride, each read with a halo around it and cropped after the network. With the measured
+halo the tiles equal the whole to 1e-5 of the range in float32. With `exact` the halo is the
+network's full reach and all shapes are computed by one kernel, slower: then they are equal to the
+last bit, whatever the tile's size. In bfloat16, whose rounding would make even tiny differences
+visible, the halo is always the full reach, and the tiles were equal to the last bit.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from jaxtyping import Float, Num
 from torch import nn
 
 from crosscope.data.sampling import Scaling
-from crosscope.model.engine import Engine, find_device
+from crosscope.model.engine import Engine, find_device, one_kernel
 from crosscope.model.model import Model
 
 TILE_PX = 1024
@@ -59,7 +61,7 @@ def sharpen(
     tile_px : int
         Side of the written part of a tile, rounded up to the stride; bounds the memory.
     exact : bool
-        Overlap the tiles by the full reach, in float32 too.
+        Overlap the tiles by the full reach and compute all shapes alike, in float32 too.
     watch : callable
         Told the part done, 0 to 1.
 
@@ -84,7 +86,8 @@ def sharpen(
     ]
     device = find_device()
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with engine.in_use(), torch.inference_mode():
+    kernels = one_kernel() if exact and engine.precision == "float32" else nullcontext()
+    with engine.in_use(), kernels, torch.inference_mode():
         for n, (y, x) in enumerate(tiles):
             read = padded[y.read_start : y.read_stop, x.read_start : x.read_stop]
             scaled = torch.from_numpy(scaling.apply(read))[None, None].to(device)

@@ -40,6 +40,7 @@ from crosscope.prediction.tiling import sharpen
 from crosscope.report.picture import Panel, draw_fields
 
 ITERATIONS = (10, 20, 50, 100, 200, 400, 800)  # of Richardson-Lucy; the best is chosen
+SHOWN = ("input", "lucy_richardson", "output", "target")  # in the picture
 LEAST_SPOTS = 10  # for a width or a score
 Grey = Float[np.ndarray, "y x"]
 
@@ -187,7 +188,8 @@ def _deconvolve(pair: RegisteredPair, kernel_px: float) -> dict[int, Float32[np.
 
 
 def _best_counts(
-    deconvolved: Sequence[Mapping[int, Float32[np.ndarray, "y x"]]], references: Sequence[Grey]
+    deconvolved: Sequence[Mapping[int, Float32[np.ndarray, "_y _x"]]],
+    references: Sequence[Float[np.ndarray, "_y _x"]],
 ) -> list[int]:
     """Choose for each field the count that is best, by PSNR, on the others (or on itself)."""
     scores = np.array(
@@ -262,7 +264,7 @@ def _typical_fwhm(fields: Sequence[Field]) -> float | None:
 
 def _places(
     fields: Sequence[Field], fwhm_px: float, distance_px: float
-) -> list[Float[np.ndarray, "n 2"]]:
+) -> list[Float[np.ndarray, "_n 2"]]:
     """Return where each reference has spots that stand alone."""
     places = []
     for field in fields:
@@ -328,8 +330,9 @@ def _entry(field: Field) -> dict[str, Any]:
 
 def _psnr(image: Grey, reference: Grey, span: float) -> float | None:
     """Return the PSNR; None where the reference is constant, or is the image itself."""
-    value = psnr_db(image, reference, data_range=span) if span else math.inf
-    return value if math.isfinite(value) else None
+    if np.abs(image - reference).max() <= 1e-9 * span or not span:
+        return None
+    return psnr_db(image, reference, data_range=span)
 
 
 def _interval(values: Sequence[Any]) -> dict[str, Any]:
@@ -369,5 +372,5 @@ def _require_fit(model: Model, pair: RegisteredPair) -> None:
 
 
 def _panel(field: Field, pixel_nm: float) -> Panel:
-    images = {method: field.images[method] for method in ("input", "output", "target")}
+    images = {method: field.images[method] for method in SHOWN}
     return Panel(field.name, images, pixel_nm)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ZOOM = 6  # the lower row shows a sixth of the field's width
 
 
+_TITLES = {"lucy_richardson": "Lucy-Richardson"}
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """A field: images by their titles, all on one grid."""
@@ -45,7 +48,8 @@ def draw_fields(panels: Sequence[Panel], path: Path, *, overwrite: bool = False)
                 axis.imshow(shown, cmap="inferno", vmin=low, vmax=high, interpolation="nearest")
                 axis.set_axis_off()
                 _draw_bar(axis, shown.shape, panel.pixel_size_nm)
-            axes[2 * n][m].set_title(f"{title}, field {panel.name}" if m == 0 else title)
+            shown_title = _TITLES.get(title, title)
+            axes[2 * n][m].set_title(f"{shown_title}, {panel.name}" if m == 0 else shown_title)
             height, width = (side / length for length in image.shape)
             box = (left / image.shape[1], 1 - top / image.shape[0] - height)
             axes[2 * n][m].add_patch(_frame(axes[2 * n][m], box, width, height))

@@ -179,6 +179,10 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Start from this model (transfer learning).")
     ] = None,
+    haze: Annotated[
+        float,
+        typer.Option(min=0, help="Move the source's background by up to this part of its scale."),
+    ] = 0.0,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(help="Else by measurement.")] = None,
     precision: Annotated[
@@ -198,6 +202,7 @@ def train(
         "steps": steps,
         "threads": threads,
         "precision": precision,
+        "haze": haze,
     }
     make_plan = cs.paper_plan if preset == "paper" else cs.TrainingPlan
     plan = make_plan(seed=seed, **{key: value for key, value in given.items() if value is not None})

@@ -1,0 +1,64 @@
+"""Resampling by the kernel of Keys: what it must keep, it keeps exactly."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosscope.data.grids import Axis, resample, resample_within
+
+PLANE = np.random.default_rng(0).random((13, 17)).astype(np.float32)
+zooms = st.floats(0.3, 4)
+
+
+def test_a_zoom_of_1_is_the_plane_itself() -> None:
+    assert resample(PLANE, (1.0, 1.0)) is PLANE
+
+
+def test_a_zoom_of_almost_1_is_almost_the_plane() -> None:
+    assert resample(PLANE, (1 + 1e-9, 1.0)) == pytest.approx(PLANE.astype(np.float64), abs=1e-6)
+
+
+@given(zooms, zooms)
+def test_a_constant_stays_what_it_is(zoom_y: float, zoom_x: float) -> None:
+    flat = resample(np.full((13, 17), 7, np.uint16), (zoom_y, zoom_x))
+    assert flat == pytest.approx(np.full(flat.shape, 7.0))
+
+
+@given(zooms)
+def test_the_corner_is_kept_and_the_size_is_the_zoom_times_it(zoom: float) -> None:
+    resampled = resample(PLANE, (zoom, 1.0))
+    assert resampled.shape == (max(1, int(13 * zoom + 1e-6)), 17)
+
+
+@given(st.floats(0.5, 4))
+def test_a_ramp_stays_a_ramp_of_pixel_centres_away_from_the_border(zoom: float) -> None:
+    ramp = np.arange(40.0)[:, None] + np.zeros(8)
+    resampled = resample(ramp, (zoom, 1.0))[:, 4]
+    # new pixel i covers i / zoom to (i + 1) / zoom of the old: its centre is half way
+    centres = (np.arange(len(resampled)) + 0.5) / zoom - 0.5
+    inner = (centres > 5) & (centres < 34)
+    # thinned out, the widened kernel's weights have no exact first moment
+    assert resampled[inner] == pytest.approx(centres[inner], abs=1e-9 if zoom >= 1 else 0.1)
+
+
+def test_double_size_has_two_new_pixels_a_quarter_to_each_side_of_an_old_one() -> None:
+    ramp = np.arange(20.0) + np.zeros((6, 1))
+    doubled = resample(ramp, (2.0, 2.0))
+    assert doubled.shape == (12, 40)
+    assert doubled[6, 8:32] == pytest.approx(np.arange(8, 32) / 2 - 0.25, abs=1e-12)
+
+
+@given(st.floats(-3, 3), st.floats(0.25, 1))
+def test_a_parabola_is_kept_within_the_support(shift_px: float, scale: float) -> None:
+    parabola = (np.arange(40.0) ** 2)[:, None] + np.zeros(6)
+    y, x = Axis(40, 40, scale, shift_px), Axis(6, 6, 1.0, 0.0)
+    resampled = resample_within(parabola, y, x)[:, 0]
+    at = scale * np.arange(y.start, y.stop) + y.offset
+    assert resampled == pytest.approx(at**2, abs=1e-8)
+
+
+def test_thinning_out_does_not_alias() -> None:
+    stripes = np.tile([0.0, 1.0], 32) + np.zeros((64, 1))
+    thinned = resample(stripes, (0.5, 0.4))
+    assert thinned[:, 3:-3] == pytest.approx(0.5, abs=0.02)

@@ -1,0 +1,104 @@
+"""Files in, files out: whole or absent, with a sidecar beside them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosscope.data.errors import ImageError, OutputError
+from crosscope.data.images import Channel, Image, read_image, write_image
+from crosscope.model.model import Model
+from crosscope.prediction.files import predict_files
+from crosscope.prediction.images import PredictionPlan, fastest_engine
+
+MakeScaler = Callable[..., Model]
+PLAN = PredictionPlan(threads=1, precision="float32")
+
+
+def write(path: Path, nm: float = 60.0) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    write_image(Image(np.full((16, 16), 120, np.uint16), "yx", (nm, nm)), path)
+    return path
+
+
+def test_a_file_becomes_a_file_and_a_sidecar(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    source = write(tmp_path / "in" / "a.tif")
+    predicted = predict_files(make_scaler(), source, tmp_path / "out" / "b.tif", plan=PLAN)
+    assert not predicted.failures
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.tif", "b.tif.json"]
+    sidecar = json.loads((tmp_path / "out" / "b.tif.json").read_text())
+    assert sidecar["outputs"][0]["output"] == str(tmp_path / "out" / "b.tif")
+    assert read_image(tmp_path / "out" / "b.tif").pixels == pytest.approx(90)
+
+
+def test_a_folder_keeps_its_names(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    for name in ("a.tif", "b.ome.tif", "c.TIFF"):
+        write(tmp_path / "in" / name)
+    told: list[float] = []
+    out = tmp_path / "out"
+    predict_files(make_scaler(), tmp_path / "in", out, plan=PLAN, watch=told.append)
+    assert sorted(path.name for path in out.iterdir()) == ["a.tif", "b.ome.tif", "c.tif"]
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_the_engine_is_chosen_once_for_a_folder(
+    make_scaler: MakeScaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def note(model: Model, image: Image, *, threads: int | None, precision: str | None) -> object:
+        asked.append(threads)
+        return fastest_engine(model, image, threads=threads or 1, precision=precision)
+
+    monkeypatch.setattr("crosscope.prediction.files.fastest_engine", note)
+    for name in ("a.tif", "b.tif"):
+        write(tmp_path / "in" / name)
+    plan = PredictionPlan(precision="float32")
+    predicted = predict_files(make_scaler(), tmp_path / "in", tmp_path / "out", plan=plan)
+    assert asked == [None, 1]
+    assert [entry["plan"]["threads"] for entry in predicted.outputs] == [1, 1]
+
+
+def test_two_images_of_one_name_are_refused(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    for name in ("a.tif", "a.tiff"):
+        write(tmp_path / "in" / name)
+    with pytest.raises(ImageError, match="one name"):
+        predict_files(make_scaler(), tmp_path / "in", tmp_path / "out", plan=PLAN)
+
+
+def test_a_failure_leaves_neither_image_nor_sidecar(
+    make_scaler: MakeScaler, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "a.tif", nm=200.0)
+    with pytest.raises(Exception, match="--force"):
+        predict_files(make_scaler(), source, tmp_path / "b.tif", plan=PLAN)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_existing_sidecar_is_kept(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.tif")
+    (tmp_path / "b.tif.json").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        predict_files(make_scaler(), source, tmp_path / "b.tif", plan=PLAN)
+    assert not (tmp_path / "b.tif").exists()
+    predict_files(make_scaler(), source, tmp_path / "b.tif", plan=PLAN, overwrite=True)
+    assert (tmp_path / "b.tif.json").read_text() != "mine"
+
+
+def test_a_link_to_the_input_is_the_input(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.tif")
+    (tmp_path / "link.tif").symlink_to(source)
+    with pytest.raises(OutputError, match="which must stay"):
+        predict_files(make_scaler(), source, tmp_path / "link.tif", plan=PLAN, overwrite=True)
+
+
+def test_of_several_models_the_worst_fit_is_told(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    pixels = np.full((2, 16, 16), 120, np.uint16)
+    image = Image(pixels, "cyx", (60.0, 60.0), channels=(Channel("a"), Channel("b")))
+    write_image(image, tmp_path / "a.tif")
+    models = {"a": make_scaler(), "b": make_scaler(source_nm=66.0)}
+    predicted = predict_files(models, tmp_path / "a.tif", tmp_path / "b.tif", plan=PLAN)
+    assert predicted.outputs[0]["domain"] == "near"

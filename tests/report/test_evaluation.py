@@ -1,0 +1,228 @@
+"""Figures of an evaluation, with a model that gives its input back: they are known beforehand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from crosscope.data.errors import PairError
+from crosscope.data.images import Image, write_image
+from crosscope.data.registered import RegisteredPair, Transform
+from crosscope.data.sampling import Scaling
+from crosscope.model.engine import Engine
+from crosscope.model.generator import build_generator
+from crosscope.model.model import Model, SeenField
+from crosscope.model.reach import Reach
+from crosscope.report.evaluation import Report, evaluate, read_truth
+
+ENGINE = Engine(1, "float32")
+SIZE_PX, NM = 160, 30.0
+TARGET_PX, SOURCE_PX = 3.7, 9.0  # full widths at half maximum
+
+
+def spots(seed: int) -> np.ndarray:
+    """Return 36 spots of unit height and width 1 px, at least 16 px apart."""
+    random = np.random.default_rng(seed)
+    places = np.stack(np.meshgrid(*[np.arange(14, 150, 26)] * 2), axis=-1).reshape(-1, 2)
+    image = np.zeros((SIZE_PX, SIZE_PX))
+    y, x = (places + random.integers(-4, 5, places.shape)).T
+    image[y, x] = random.uniform(0.8, 1.2, len(y))
+    return image
+
+
+def blurred(image: np.ndarray, fwhm_px: float, peak: float) -> np.ndarray:
+    sigma = fwhm_px / 2.3548
+    return gaussian_filter(image, sigma) * 2 * np.pi * sigma**2 * peak
+
+
+def pair_of(name: str, source: np.ndarray, target: np.ndarray, nm: float = NM) -> RegisteredPair:
+    images = (Image(p.astype(np.float32), "yx", (nm, nm), name=name) for p in (source, target))
+    first, second = images
+    return RegisteredPair(
+        name, first, second, Transform(np.eye(2, 3)), (0, 0), (nm, nm), 0.1, 0.5, 0.6, f"sha {name}"
+    )
+
+
+def field(seed: int) -> tuple[RegisteredPair, Image]:
+    """Return a pair with noise, and its truth."""
+    random, sample = np.random.default_rng(seed), spots(seed)
+    truth = 20 + blurred(sample, TARGET_PX, 200)
+    source = 100 + blurred(sample, SOURCE_PX, 400) + random.normal(0, 2, truth.shape)
+    pair = pair_of(f"f{seed}", source, truth + random.normal(0, 2, truth.shape))
+    return pair, Image(truth.astype(np.float32), "yx", (NM, NM))
+
+
+def copier(*, twin: bool = True) -> Model:
+    network = build_generator("fast", 2).eval()
+    return Model(
+        network="fast",
+        base=2,
+        generator=network,
+        twin=network if twin else None,
+        source_scaling=Scaling(0.0, 1.0),
+        target_scaling=Scaling(0.0, 1.0),
+        source_pixel_size_nm=(NM, NM),
+        target_pixel_size_nm=(NM, NM),
+        reach=Reach(exact_px=64, halo_px=8),
+        fields=(SeenField("f1", "training", "sha f1", None),),
+    )
+
+
+FIELDS = {f"f{seed}": field(seed) for seed in (0, 1)}
+PAIRS = [pair for pair, _ in FIELDS.values()]
+TRUTH = {name: truth for name, (_, truth) in FIELDS.items()}
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return evaluate(copier(), PAIRS, truth=TRUTH, engine=ENGINE)
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Return every number of a report by its path."""
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)  # type: ignore[assignment]
+    else:
+        return {path: value}
+    return {name: leaf for key, v in parts for name, leaf in leaves(v, f"{path}/{key}").items()}
+
+
+def require_reasons(value: Any) -> None:
+    """Assert that what is null has a reason beside it (or, a number a method, in a twin dict)."""
+    if isinstance(value, list):
+        for part in value:
+            require_reasons(part)
+    if isinstance(value, dict):
+        missing = [key for key, part in value.items() if part is None and key not in UNASKED]
+        assert not missing or value.get("reason"), value
+        for key, part in value.items():
+            if key not in UNASKED:
+                require_reasons(part)
+
+
+# resolved_reason stands beside resolved_nm; a field that was not seen; the reason of a field
+UNASKED = {"resolved_nm", "resolved_reason", "seen", "psnr_db", "ssim", "psnr_plain_db"}
+
+
+def test_widths_are_those_of_the_blur(report: Report) -> None:
+    widths = report.summary["fwhm_nm"]
+    for method, fwhm_px in {"target": TARGET_PX, "input": SOURCE_PX, "output": SOURCE_PX}.items():
+        # a delta is a pixel wide: its variance adds to the Gaussian's
+        assert widths[method]["median"] == pytest.approx(NM * fwhm_px, rel=0.03)
+        assert widths[method]["low"] <= widths[method]["median"] <= widths[method]["high"]
+        assert widths[method]["n"] > 20
+    assert widths["lucy_richardson"]["median"] < 0.8 * widths["input"]["median"]
+    assert report.summary["kernel_fwhm_nm"] == pytest.approx(
+        NM * np.sqrt(SOURCE_PX**2 - TARGET_PX**2), rel=0.03
+    )
+
+
+def test_a_model_that_copies_has_the_inputs_figures(report: Report) -> None:
+    for figure in ("psnr_db", "ssim", "spots"):
+        summary = report.summary[figure]
+        for name, value in summary["input"].items():
+            assert summary["output"][name] == pytest.approx(value, rel=1e-4)
+            assert summary["twin"][name] == summary["output"][name]
+    # a broad image's spots are fitted in wider windows, which changes a width a little
+    widths = report.summary["fwhm_nm"]
+    assert widths["output"]["median"] == pytest.approx(widths["input"]["median"], rel=0.01)
+
+
+def test_the_targets_psnr_is_its_noise(report: Report) -> None:
+    for entry in report.fields:
+        noise_db = 20 * np.log10(entry["data_range"] / 2)
+        assert entry["psnr_db"]["target"] == pytest.approx(noise_db, abs=0.2)
+        assert entry["psnr_db"]["lucy_richardson"] > entry["psnr_db"]["input"]
+        # without the fit the other modality's grey values are far off
+        assert entry["psnr_plain_db"]["output"] < entry["psnr_db"]["output"] - 5
+
+
+def test_isolated_spots_are_all_found_in_the_target(report: Report) -> None:
+    score = report.summary["spots"]["target"]
+    assert (score["f1"], score["missed"], score["invented"]) == (1, 0, 0)
+    assert score["n_reference"] == 72
+
+
+def test_seen_fields_are_marked(report: Report) -> None:
+    assert [entry["seen"] for entry in report.fields] == [None, "training"]
+
+
+def test_what_could_not_be_measured_has_a_reason(report: Report) -> None:
+    require_reasons(report.json)
+    for method, value in report.summary["resolved_nm"].items():
+        assert (value is None) == bool(report.summary["resolved_reason"][method])
+
+
+def test_a_report_is_saved_whole_and_holds_no_nan(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path / "report")
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "picture.png",
+        "report.json",
+    ]
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == report.json
+    assert not [
+        name
+        for name, leaf in leaves(report.json).items()
+        if isinstance(leaf, float) and not np.isfinite(leaf)
+    ]
+
+
+def test_one_pair_has_figures_without_intervals() -> None:
+    told: list[float] = []
+    report = evaluate(copier(twin=False), PAIRS[:1], engine=ENGINE, watch=told.append)
+    summary = report.summary
+    assert summary["reference"] == "target"
+    assert summary["ssim"]["target"]["median"] == pytest.approx(1)
+    assert summary["psnr_db"]["target"]["median"] is None
+    assert summary["psnr_db"]["input"]["low"] is None
+    assert "twin" not in summary["psnr_db"]
+    require_reasons(report.json)
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_a_constant_truth_leaves_nothing_to_measure_and_says_so() -> None:
+    empty = {
+        name: image.with_pixels(np.full_like(image.pixels, 7)) for name, image in TRUTH.items()
+    }
+    report = evaluate(copier(), PAIRS, truth=empty, engine=ENGINE)
+    for figure in ("psnr_db", "ssim", "fwhm_nm"):
+        assert report.summary[figure]["output"]["median"] is None
+        assert report.summary[figure]["output"]["reason"]
+    require_reasons(report.json)
+    json.dumps(report.json, allow_nan=False)
+
+
+def test_a_sample_without_spots_has_no_widths_and_says_so() -> None:
+    y, x = np.mgrid[:SIZE_PX, :SIZE_PX] / 25
+    broad = 200 + 100 * np.sin(y) * np.cos(x)
+    pair = pair_of("broad", broad, 2 * broad)
+    summary = evaluate(copier(), [pair], engine=ENGINE).summary
+    assert summary["ssim"]["output"]["median"] > 0.95
+    for method in ("input", "output", "target"):
+        assert summary["fwhm_nm"][method]["median"] is None
+        assert "isolated spots" in summary["fwhm_nm"][method]["reason"]
+        assert summary["spots"][method]["f1"] is None
+        assert summary["resolved_nm"][method] is None
+    require_reasons(summary)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    other = pair_of("other", PAIRS[0].source.pixels, PAIRS[0].target.pixels, nm=40.0)
+    with pytest.raises(PairError, match="model was made for"):
+        evaluate(copier(), [other], engine=ENGINE)
+    with pytest.raises(PairError, match="no truth of its name"):
+        evaluate(copier(), PAIRS, truth={"f0": TRUTH["f0"]}, engine=ENGINE)
+    with pytest.raises(PairError, match="none to evaluate"):
+        evaluate(copier(), [], engine=ENGINE)
+
+
+def test_truth_is_read_by_the_names_of_the_pairs(tmp_path: Path) -> None:
+    for name, image in TRUTH.items():
+        write_image(image, tmp_path / f"{name}.ome.tif")
+    assert list(read_truth(tmp_path)) == ["f0", "f1"]

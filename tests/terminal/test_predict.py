@@ -1,0 +1,213 @@
+"""`crosscope predict`: axes, pixel sizes, channels, folders and the sidecar beside the output."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crosscope as cs
+
+Crosscope = Callable[..., Any]
+QUICK = ("--threads", "1", "--precision", "float32")
+NAMES = {"input", "output", "input_sha256", "model_sha256", "pixel_size_nm"}
+NAMES |= {"domain", "verdict", "reasons", "seconds"}
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return cs.read_image(path).pixels
+
+
+def resized(image: Path, to: Path, factor: float) -> Path:
+    """Write the image as if its pixels were larger."""
+    read = cs.read_image(image)
+    assert read.pixel_size_nm
+    y, x = read.pixel_size_nm
+    cs.write_image(read.with_pixels(read.pixels, pixel_size_nm=(factor * y, factor * x)), to)
+    return to
+
+
+def test_the_sidecar_is_what_is_printed_and_tells_how(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "sharp.ome.tif"
+    outcome = crosscope("predict", walk.model, walk.image, out, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    sidecar = json.loads((tmp_path / "sharp.ome.tif.json").read_text())
+    assert sidecar == outcome.json
+    (entry,) = sidecar["outputs"]
+    assert set(entry) >= NAMES
+    assert entry["input_sha256"] == cs.read_image(walk.image).sha256
+    assert entry["model_sha256"] == cs.Model.load(walk.model).sha256
+    assert (entry["domain"], entry["verdict"], entry["reasons"]) == (None, None, [])
+    assert entry["pixel_size_nm"] == [30, 30]
+    assert (entry["plan"]["threads"], entry["plan"]["precision"]) == (1, "float32")
+    sharp = cs.read_image(out)
+    assert (sharp.axes, sharp.pixels.shape) == ("yx", pixels_of(walk.image).shape)
+    assert sharp.pixels.dtype == np.float32
+
+
+def test_without_json_one_line_says_what_was_done(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    outcome = crosscope("predict", walk.model, walk.image, tmp_path / "a.tif", *QUICK)
+    assert outcome.out == f"{tmp_path / 'a.tif'}: 1 done\n"
+
+
+def test_tiles_make_no_difference(crosscope: Crosscope, walk: Any, tmp_path: Path) -> None:
+    image = cs.read_image(walk.image)
+    large = tmp_path / "large.tif"
+    cs.write_image(image.with_pixels(np.tile(image.pixels, (3, 2))), large)
+    sharp = {}
+    for name, options in {
+        "whole": ("--tile-px", "4096"),
+        "tiled": ("--tile-px", "64"),
+        "exact whole": ("--tile-px", "4096", "--exact"),
+        "exact": ("--tile-px", "64", "--exact"),
+    }.items():
+        out = tmp_path / f"{name}.tif"
+        assert crosscope("predict", walk.model, large, out, *options, *QUICK).code == 0
+        sharp[name] = pixels_of(out)
+    span = np.ptp(sharp["whole"])
+    assert np.abs(sharp["tiled"] - sharp["whole"]).max() <= 1e-5 * span
+    assert np.array_equal(sharp["exact"], sharp["exact whole"])
+
+
+def test_a_system_of_two_grids_doubles_the_image(
+    crosscope: Crosscope, double: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "sharp.tif"
+    outcome = crosscope("predict", double.model, double.image, out, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    source, sharp = cs.read_image(double.image), cs.read_image(out)
+    assert source.pixel_size_nm == pytest.approx((650, 650))
+    assert sharp.pixel_size_nm == pytest.approx((325, 325))
+    assert sharp.pixels.shape == tuple(2 * n for n in source.pixels.shape)
+    assert outcome.json["outputs"][0]["domain"] is None
+
+
+@pytest.mark.parametrize(("factor", "domain"), [(1.01, None), (1.1, "near"), (1 / 1.1, "near")])
+def test_other_pixel_sizes_are_resampled(
+    crosscope: Crosscope, walk: Any, tmp_path: Path, factor: float, domain: str | None
+) -> None:
+    image = resized(walk.image, tmp_path / "image.tif", factor)
+    out = tmp_path / "sharp.tif"
+    outcome = crosscope("predict", walk.model, image, out, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    (entry,) = outcome.json["outputs"]
+    assert entry["domain"] == domain
+    zoom = factor if domain else 1
+    assert cs.read_image(out).pixel_size_nm == pytest.approx((30 * factor / zoom,) * 2)
+    assert pixels_of(out).shape == tuple(int(zoom * n + 1e-6) for n in pixels_of(image).shape)
+    assert ("30 x 30 nm" in " ".join(entry["reasons"])) == bool(domain)
+
+
+def test_a_pixel_size_too_far_is_refused_unless_forced(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    image = resized(walk.image, tmp_path / "image.tif", 1.5)
+    out = tmp_path / "sharp.tif"
+    refused = crosscope("predict", walk.model, image, out, *QUICK, "--json")
+    assert (refused.code, refused.out) == (3, "")
+    assert "--force" in refused.err
+    assert not out.exists()
+    forced = crosscope("predict", walk.model, image, out, *QUICK, "--force", "--json")
+    assert forced.code == 0
+    (entry,) = forced.json["outputs"]
+    assert entry["domain"] == "outside"
+    assert entry["plan"]["force"] is True
+
+
+def test_a_given_pixel_size_stands_in_for_a_missing_one(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    image = cs.read_image(walk.image)
+    silent = tmp_path / "silent.tif"
+    cs.write_image(image.with_pixels(image.pixels, pixel_size_nm=None), silent)
+    for name, path, options in (
+        ("told", walk.image, ()),
+        ("given", silent, ("--pixel-size-nm", "30")),
+    ):
+        crosscope("predict", walk.model, path, tmp_path / f"{name}.tif", *options, *QUICK)
+    assert np.array_equal(pixels_of(tmp_path / "told.tif"), pixels_of(tmp_path / "given.tif"))
+    assert cs.read_image(tmp_path / "given.tif").pixel_size_nm == (30, 30)
+
+
+def test_offset_makes_up_for_another_camera(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    image = cs.read_image(walk.image)
+    other = tmp_path / "other.tif"
+    cs.write_image(image.with_pixels(image.pixels + np.uint16(1000)), other)
+    offset = cs.Model.load(walk.model).source_scaling.offset + 1000
+    sharp = {}
+    for name, path, options in (
+        ("plain", walk.image, ()),
+        ("made up", other, ("--offset", str(offset))),
+        ("forgotten", other, ()),
+    ):
+        out = tmp_path / f"{name}.tif"
+        assert crosscope("predict", walk.model, path, out, *options, *QUICK).code == 0
+        sharp[name] = pixels_of(out)
+    assert sharp["made up"] == pytest.approx(sharp["plain"], abs=0.01)
+    assert sharp["forgotten"].mean() > sharp["plain"].mean() + 1
+
+
+def test_each_channel_gets_its_model_and_keeps_its_place(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    plane = pixels_of(walk.image)
+    pixels = np.stack([np.stack([plane, plane[::-1], plane // 2])] * 2)
+    channels = tuple(map(cs.Channel, ("DAPI", "FITC", "TxRed"), ("#0000ff", "#00ff00", "#ff0000")))
+    stack = tmp_path / "stack.tif"
+    cs.write_image(cs.Image(pixels, "tcyx", (30.0, 30.0), channels=channels), stack)
+    out = tmp_path / "sharp.tif"
+    models = f"DAPI={walk.model},TxRed={walk.model}"
+    outcome = crosscope("predict", models, stack, out, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    assert set(outcome.json["outputs"][0]["model_sha256"]) == {"DAPI", "TxRed"}
+    sharp = cs.read_image(out)
+    assert (sharp.axes, sharp.pixels.shape) == ("tcyx", (2, 2, *plane.shape))
+    assert [(known.name, known.colour) for known in sharp.channels] == [
+        ("DAPI", "#0000ff"),
+        ("TxRed", "#ff0000"),
+    ]
+    one = tmp_path / "one.tif"
+    crosscope("predict", walk.model, stack, one, "--channel", "TxRed", *QUICK)
+    assert cs.read_image(one).axes == "tyx"
+    assert np.array_equal(pixels_of(one), sharp.pixels[:, 1])
+    crosscope("predict", walk.model, walk.image, tmp_path / "alone.tif", *QUICK)
+    assert np.array_equal(pixels_of(tmp_path / "alone.tif"), sharp.pixels[0, 0])
+
+
+def test_a_folder_is_done_but_for_what_cannot_be(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(walk.raw / "source", source)
+    (source / "0001.tif").write_text("this is no image")
+    outcome = crosscope("predict", walk.model, source, out, *QUICK, "--json")
+    assert outcome.code == 2
+    assert sorted(path.name for path in out.iterdir()) == ["0000.tif", "0002.tif"]
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("crosscope: "))
+    assert "0001.tif" in line
+    entries = outcome.json["outputs"]
+    assert json.loads((tmp_path / "out.json").read_text()) == outcome.json
+    assert all(set(entry) >= NAMES for entry in entries)
+    assert [entry["output"] is None for entry in entries] == [False, True, False]
+    resized(walk.image, source / "0003.tif", 2)
+    worst = crosscope("predict", walk.model, source, out, *QUICK, "--overwrite")
+    assert worst.code == 3
+    assert worst.err.count("0001.tif: ") == 1
+
+
+def test_a_missing_model_of_a_channel_is_named(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    models = f"DAPI={walk.model},FITC=none.zip"
+    outcome = crosscope("predict", models, walk.image, tmp_path / "out.tif", *QUICK)
+    assert outcome.code == 2
+    assert "none.zip: there is no such file" in outcome.err
