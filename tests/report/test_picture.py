@@ -25,8 +25,9 @@ def test_a_picture_has_two_rows_a_field_and_a_column_an_image(tmp_path: Path) ->
     draw_fields([panel_of(64, 64)], tmp_path / "one.png")
     draw_fields([panel_of(64, 64), panel_of(48, 70)], tmp_path / "two.png")
     one, two = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("one", "two"))
-    assert one.shape[:2] == (770, 1122)
-    assert two.shape[:2] == (1540, 1122)
+    assert one.shape[1] == two.shape[1] == 1056  # three columns of 3.2 inches at 110 dpi
+    assert one.shape[0] == pytest.approx(110 * (2 * 3.2 + 0.4), abs=1)
+    assert two.shape[0] == pytest.approx(110 * (3.2 * (3 + 48 / 70) + 2 * 0.4), abs=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
 
 
@@ -53,7 +54,7 @@ def test_the_part_shown_larger_is_where_the_light_is() -> None:
     image = np.zeros((120, 180))
     image[70:80, 130:140] = 1
     top, left, side = _densest(Panel("a", {"target": image}, 30.0))
-    assert side == 20
+    assert side == 48
     assert top <= 70 < 80 <= top + side
     assert left <= 130 < 140 <= left + side
 

@@ -65,16 +65,16 @@ class Axis:
 def resample(pixels: Num[np.ndarray, "y x"], zoom: tuple[float, float]) -> Num[np.ndarray, "v u"]:
     """Resample a whole plane to `zoom` (y, x) new pixels per old one, the corner kept.
 
-    Border pixels are repeated beyond the border. With a zoom of 1 the plane is returned as it is;
-    else it is float64.
+    Border pixels are repeated beyond the border. With a zoom of 1, to 1e-4 (files round their pixel
+    sizes), the plane is returned as it is; else it is float64.
     """
-    if zoom == (1.0, 1.0):
+    if np.allclose(zoom, 1.0, rtol=0, atol=1e-4):
         return pixels
     scale = [1 / z for z in zoom]
     padding = [math.ceil(2 * max(1.0, s)) + 1 for s in scale]
     padded = np.pad(pixels.astype(np.float64), [(p, p) for p in padding], mode="edge")
     y, x = (
-        Axis(max(1, int(n / s + 1e-6)), n + 2 * p, s, p / s)
+        Axis(max(1, int(n / s + 0.01)), n + 2 * p, s, p / s)
         for n, s, p in zip(pixels.shape, scale, padding, strict=True)
     )
     return resample_within(padded, y, x)

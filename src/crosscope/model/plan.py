@@ -61,7 +61,7 @@ class TrainingPlan:
     adversarial_rate: float = 1e-4
     discriminator_rate: float = 1e-4
     decay: bool = True
-    warm_share: float = 0.8
+    warm_share: float = 0.9
     warm_ssim: float = 0.05
     mse_share: float = 0.05
     ssim_share: float = 0.05

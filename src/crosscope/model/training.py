@@ -257,8 +257,8 @@ def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State
         generator=generator,
         average=copy.deepcopy(generator).requires_grad_(False),
         discriminator=discriminator,
-        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99)),
-        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99)),
+        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99), fused=True),
+        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99), fused=True),
         progress=Progress(ssim_weight=plan.warm_ssim),
     )
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Rectangle
 
-ZOOM = 6  # the lower row shows a sixth of the field's width
+ZOOM = 6  # the lower row shows a sixth of the field ...
+LEAST_ZOOM_PX = 48  # ... but no less than this
 
 
 _TITLES = {"lucy_richardson": "Lucy-Richardson"}
@@ -28,6 +29,12 @@ class Panel:
     images: Mapping[str, Float[np.ndarray, "y x"]]
     pixel_size_nm: float
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the images: y, x."""
+        height, width = next(iter(self.images.values())).shape
+        return height, width
+
 
 def draw_fields(panels: Sequence[Panel], path: Path, *, overwrite: bool = False) -> None:
     """Draw each field whole and, below, magnified around its densest spot, to a PNG file."""
@@ -35,8 +42,14 @@ def draw_fields(panels: Sequence[Panel], path: Path, *, overwrite: bool = False)
     from matplotlib.figure import Figure
 
     columns = max(len(panel.images) for panel in panels)
-    figure = Figure(figsize=(3.4 * columns, 7.0 * len(panels)), layout="constrained")
-    axes = figure.subplots(2 * len(panels), columns, squeeze=False)
+    tall = [height / width for height, width in (panel.shape for panel in panels)]
+    heights = [part for ratio in tall for part in (ratio, 1.0)]  # whole field, magnified square
+    inches = 3.2
+    size = (inches * columns, inches * sum(heights) + 0.4 * len(panels))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(
+        2 * len(panels), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     for n, panel in enumerate(panels):
         top, left, side = _densest(panel)
         sharp_range = _range(panel.images["target"]) if "target" in panel.images else None
@@ -66,7 +79,7 @@ def _range(image: Float[np.ndarray, "y x"]) -> tuple[float, float]:
 def _densest(panel: Panel) -> tuple[int, int, int]:
     """Return top, left and side of the square that holds most light above the background."""
     image = panel.images.get("target", next(iter(panel.images.values())))
-    side = min(max(16, min(image.shape) // ZOOM), *image.shape)
+    side = min(max(LEAST_ZOOM_PX, min(image.shape) // ZOOM), *image.shape)
     low, high = _range(image)
     light = np.clip((image - low) / (high - low), 0, 1) > 0.25
     total = np.pad(np.cumsum(np.cumsum(light, axis=0), axis=1), ((1, 0), (1, 0)))
