@@ -3,12 +3,12 @@
 The plane is cut into tiles that begin at multiples of the network's stride, each read with a halo
 around it and cropped after the network. Beyond the plane's border there is what was beyond the
 border of every training patch, nothing; the last rows and columns are repeated up to a multiple of
-the stride. (Mirrored borders made whole objects of those that the border cuts: four times the
-error there, and twice the invented beads.) With the measured
-halo the tiles equal the whole to 1e-5 of the range in float32. With `exact` the halo is the
-network's full reach and all shapes are computed by one kernel, slower: then they are equal to the
-last bit, whatever the tile's size. In bfloat16, whose rounding would make even tiny differences
-visible, the halo is always the full reach, and the tiles were equal to the last bit.
+the stride. (A mirrored border would make whole objects of those that it cuts.)
+
+With the measured halo the tiles equal the whole to 1e-5 of the range in float32. With `exact` the
+halo is the network's full reach and all shapes are computed by one kernel, slower: then they are
+equal to the last bit, whatever the tile's size. In bfloat16, whose rounding would make even tiny
+differences visible, the halo is always the full reach.
 """
 
 from collections.abc import Callable, Iterator
