@@ -18,6 +18,7 @@ check: .venv/ready
 benchmark: .venv/ready
 	$(PY) benchmarks/quickstart.py
 	$(PY) benchmarks/prediction.py
+	$(PY) examples/real_microtubules.py real_microtubules
 
 # torch goes first and alone: the pinned version is the one whose CPU build is small.
 .venv/ready: pyproject.toml constraints.txt
@@ -27,4 +28,4 @@ benchmark: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv quickstart
+	rm -rf .venv quickstart real_microtubules
