@@ -15,7 +15,7 @@ from crosscope.model.training import descend
 from crosscope.terminal import quickstart
 from crosscope.terminal.commands import app
 
-FAST = ("--steps", "8", "--base", "4", "--threads", "1", "--precision", "float32")
+FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32")
 METHODS = {"input", "output", "target", "bicubic", "lucy_richardson", "twin"}
 COMMANDS = [command.name or "" for command in app.registered_commands]
 
@@ -70,12 +70,12 @@ def test_registered_shifts_are_those_that_were_simulated(walk: Any) -> None:
 def test_train_says_what_it_reached_and_leaves_a_log(walk: Any) -> None:
     said = walk.results["train"]
     assert set(said) == {"model", "steps", "seconds", "best_step", "validation", "shares"}
-    assert said["steps"] == 8
+    assert said["steps"] == 20
     assert set(said["shares"]) == {"adversarial", "mse", "ssim"}
     assert sum(said["shares"].values()) == pytest.approx(1)
     assert Path(said["model"]).exists()
     lines = (walk.run / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 8
+    assert json.loads(lines[-1])["step"] == 20
     assert list((walk.run / "checkpoints").iterdir())
 
 
@@ -174,7 +174,7 @@ def test_resume_goes_on_to_the_same_weights(
     (run / "model.zip").unlink()
     outcome = crosscope("train", walk.pairs, run, *FAST, "--resume", "--json")
     assert outcome.code == 0, outcome.err
-    assert "Going on from step 7" in outcome.err
+    assert "Going on from step 19" in outcome.err
     whole, resumed = cs.Model.load(walk.model), cs.Model.load(run / "model.zip")
     for name, weight in whole.generator.state_dict().items():
         assert bool((weight == resumed.generator.state_dict()[name]).all()), name
@@ -186,7 +186,7 @@ def test_resume_of_a_finished_run_gives_its_model_again(
     run = tmp_path / "run"
     shutil.copytree(walk.run, run)
     outcome = crosscope("train", walk.pairs, run, *FAST, "--resume", "--json")
-    assert outcome.json["steps"] == 8
+    assert outcome.json["steps"] == 20
     assert outcome.json["best_step"] == walk.results["train"]["best_step"]
 
 

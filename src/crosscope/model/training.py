@@ -257,8 +257,9 @@ def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State
         generator=generator,
         average=copy.deepcopy(generator).requires_grad_(False),
         discriminator=discriminator,
-        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99), fused=True),
-        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99), fused=True),
+        # not fused: that did not resume to the same bits
+        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99)),
+        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99)),
         progress=Progress(ssim_weight=plan.warm_ssim),
     )
 
