@@ -8,6 +8,9 @@ another pixel size: that shows the path, and no more should be read into the res
 
 Half a field is little to learn from. `haze` makes it enough: the out-of-focus light of this field
 falls from left to right, and a network that has seen one level of it takes the other for signal.
+
+The settings were tried on this field with the lower half's figures in view, so its figures are a
+demonstration and no blind test.
 """
 
 import argparse

@@ -12,7 +12,7 @@ class TrainingPlan:
     """How a model is trained; the defaults are the `fast` preset's.
 
     Where a default comes from: [P] the paper, as its slides and the same laboratory's later code
-    tell it; [M] measured on simulated beads (benchmarks/results).
+    tell it; [M] from short trials on simulated beads, one seed each.
 
     Attributes
     ----------
