@@ -43,12 +43,15 @@ if TYPE_CHECKING:
     from crosscope.data.pairs import read_pairs as read_pairs
     from crosscope.data.registered import RefusedPair as RefusedPair
     from crosscope.data.registered import RegisteredPair as RegisteredPair
-    from crosscope.data.registered import Transform as Transform
+    from crosscope.data.registered import ResidualMap as ResidualMap
     from crosscope.data.registered import read_registered as read_registered
     from crosscope.data.registered import take_part as take_part
     from crosscope.data.registered import write_registered as write_registered
-    from crosscope.data.registration import register as register
-    from crosscope.data.registration import register_files as register_files
+    from crosscope.data.registration.folder import RegistrationPlan as RegistrationPlan
+    from crosscope.data.registration.folder import register_files as register_files
+    from crosscope.data.registration.pair import register as register
+    from crosscope.data.transforms import Bend as Bend
+    from crosscope.data.transforms import Transform as Transform
     from crosscope.model.engine import Engine as Engine
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
@@ -74,9 +77,11 @@ _HOMES = {
     "data.files": "require_free",
     "data.images": "Channel Image list_images read_image write_image",
     "data.pairs": "RawPair match_files read_pair read_pairs",
-    "data.registered": "RefusedPair RegisteredPair Transform read_registered "
+    "data.registered": "RefusedPair RegisteredPair ResidualMap read_registered "
     "take_part write_registered",
-    "data.registration": "register register_files",
+    "data.registration.folder": "RegistrationPlan register_files",
+    "data.registration.pair": "register",
+    "data.transforms": "Bend Transform",
     "model.engine": "Engine",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",

@@ -22,6 +22,7 @@ from crosscope.data.images import (
     Image,
     list_images,
     read_image,
+    read_tiles,
     require_finite,
     select_plane,
     write_image,
@@ -52,6 +53,7 @@ def _refusal(path: Path) -> str:
 
 
 sizes_nm = st.floats(1, 9999, exclude_max=True)
+places_nm = st.floats(-1e9, 1e9)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 colours = st.none() | st.integers(0, 0xFFFFFF).map(lambda rgb: f"#{rgb:06x}")
 
@@ -70,6 +72,7 @@ def _fields(draw: st.DrawFn) -> dict[str, Any]:
         "time_step_s": draw(st.none() | st.floats(1e-6, 1e6)),
         "channels": tuple(Channel(draw(names), draw(colours)) for _ in range(count)),
         "name": "cell <1> & µ 日本.tif",
+        "position_yx_nm": draw(st.none() | st.tuples(places_nm, places_nm)),
     }
 
 
@@ -84,7 +87,8 @@ def test_what_is_written_is_read_back_exactly(
     back = read_image(path)
     assert back.pixels.dtype == image.pixels.dtype
     assert np.array_equal(back.pixels, image.pixels)
-    for field in ("axes", "pixel_size_nm", "z_step_nm", "time_step_s", "channels"):
+    kept = ("axes", "pixel_size_nm", "z_step_nm", "time_step_s", "channels", "position_yx_nm")
+    for field in kept:
         assert getattr(back, field) == getattr(image, field), field
     assert back.sha256 == sha256(path)
     assert list(path.parent.iterdir()) == [path]
@@ -492,6 +496,85 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         list_images(tmp_path / "none")
 
 
+# --- tile scans -----------------------------------------------------------------------------------
+
+
+def _place(y: float | None, x: float | None, unit: str | None) -> dict[str, Any]:
+    """Stage positions as tifffile writes them; a unit of None is left out."""
+    plane: dict[str, Any] = {}
+    for axis, value in (("Y", y), ("X", x)):
+        if value is not None:
+            plane[f"Position{axis}"] = [value]
+            if unit is not None:
+                plane[f"Position{axis}Unit"] = [unit]
+    return {"Plane": plane}
+
+
+@pytest.mark.parametrize(
+    ("unit", "nm"), [("µm", 1e3), ("um", 1e3), ("nm", 1.0), ("mm", 1e6), ("m", 1e9), ("cm", 1e7)]
+)
+def test_stage_positions_become_nm(tmp_path: Path, unit: str, nm: float) -> None:
+    metadata = _place(-0.25, 4.5, unit)
+    image = read_image(_tiff(tmp_path, _ramp(8, 9), ome=True, metadata=metadata))
+    assert image.position_yx_nm == pytest.approx((-0.25 * nm, 4.5 * nm))
+
+
+@pytest.mark.parametrize(
+    ("position", "said"),
+    [
+        (_place(3, 4, None), "(3 reference frame, 4 reference frame) is no length"),
+        (_place(3, 4, "pixel"), "(3 pixel, 4 pixel) is no length"),
+        (_place(float("inf"), 4, "nm"), "is no length"),
+        (_place(None, 4, "nm"), ""),
+        ({}, ""),
+    ],
+)
+def test_a_stage_position_that_is_no_length_is_unknown(
+    tmp_path: Path, position: dict[str, Any], said: str
+) -> None:
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"{name}.tif", _ramp(8, 9), ome=True, metadata=position)
+    image = read_image(tmp_path / "a.tif")
+    assert image.position_yx_nm is None
+    assert said in " ".join(image.assumed)
+    with pytest.raises(ImageError, match="2 of 2 images have no stage position") as caught:
+        read_tiles(tmp_path)
+    assert said in caught.value.reason
+    assert "PositionX" in caught.value.remedy
+
+
+def test_the_tiles_of_a_folder_and_those_of_one_file_are_the_same(tmp_path: Path) -> None:
+    places = [(0.0, 0.0), (0.0, 90.5), (-80.25, 1.0)]
+    folder, file = tmp_path / "tiles", tmp_path / "scan.ome.tif"
+    with tifffile.TiffWriter(file, ome=True) as tif:
+        for n, (y, x) in enumerate(places):
+            pixels = n + _ramp(2, 8, 9)
+            image = Image(pixels, "cyx", (100.0, 50.0), position_yx_nm=(1e3 * y, 1e3 * x))
+            write_image(image, folder / f"tile{n}.ome.tif")
+            plane: dict[str, Any] = {"PositionY": [y] * 2, "PositionX": [x] * 2}
+            plane |= {f"Position{axis}Unit": ["µm"] * 2 for axis in "YX"}
+            metadata = {"axes": "CYX", "Plane": plane, "PhysicalSizeY": 0.1, "PhysicalSizeX": 0.05}
+            tif.write(pixels, photometric="minisblack", metadata=metadata)
+    apart, together = read_tiles(folder), read_tiles(file)
+    for n, (y, x) in enumerate(places):
+        for tile in (apart[n], together[n]):
+            assert np.array_equal(tile.pixels, n + _ramp(2, 8, 9))
+            assert tile.pixel_size_nm == pytest.approx((100, 50))
+            assert tile.position_yx_nm == pytest.approx((1e3 * y, 1e3 * x))
+    assert [tile.name for tile in apart] == ["tile0.ome.tif", "tile1.ome.tif", "tile2.ome.tif"]
+    assert together[2].name == "scan.ome.tif, image 3"
+    assert {tile.sha256 for tile in together} == {sha256(file)}
+    assert not [said for tile in together for said in tile.assumed if "ignored" in said]
+    assert "3 images: the first is read" in " ".join(read_image(file).assumed)
+
+
+def test_one_image_is_no_tile_scan(tmp_path: Path) -> None:
+    path = _tiff(tmp_path, _ramp(8, 9), ome=True, metadata=_place(1, 2, "µm"))
+    for where in (path, tmp_path):
+        with pytest.raises(ImageError, match="holds one image"):
+            read_tiles(where)
+
+
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
 def test_real_images_are_read() -> None:
@@ -502,6 +585,7 @@ def test_real_images_are_read() -> None:
     confocal, beads = images["FRC_GaAsP_AU04.nd2"], images["Bead_Image1_crop.tif"]
     assert confocal.pixel_size_nm == pytest.approx((51.79, 51.79), abs=0.01)
     assert confocal.channels == (Channel("DiO", "#00ff00"),)
+    assert confocal.position_yx_nm == pytest.approx((3_652_500, 7_011_300))
     assert beads.axes == "zyx"
     assert beads.z_step_nm == pytest.approx(125)
     assert beads.pixel_size_nm == pytest.approx((22.49, 22.49), abs=0.01)

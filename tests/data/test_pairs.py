@@ -124,8 +124,7 @@ def test_a_channel_is_chosen_from_both(tmp_path: Path) -> None:
 def test_a_missing_pixel_size_can_be_given(tmp_path: Path) -> None:
     source, target = _write(tmp_path / "a.tif", size_nm=None), _write(tmp_path / "b.tif", value=2)
     files = MatchedFiles("a", source, target, "given")
-    with pytest.raises(ImageError, match="--source-pixel-size-nm"):
-        read_pair(files)
+    assert read_pair(files).source.pixel_size_nm is None
     pair = read_pair(files, source_pixel_size_nm=96.8, target_pixel_size_nm=30.0)
     assert (pair.source.pixel_size_nm, pair.target.pixel_size_nm) == ((96.8, 96.8), (30, 30))
     assert "96.8 nm was given by the user (the file gives none)" in pair.source.assumed[-1]
@@ -146,10 +145,9 @@ def test_constant_and_non_finite_images_are_refused(
 
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
-def test_real_pairs_ask_for_the_pixel_size_they_lack() -> None:
+def test_real_pairs_take_the_pixel_size_they_lack() -> None:
     folder = REAL / "microtubule_widefield_storm"
     files = folder / "microtubule_widefield.tif", folder / "microtubule_STORM.tif"
-    with pytest.raises(ImageError, match="--source-pixel-size-nm"):
-        read_pairs(*files)
+    assert read_pairs(*files)[0].source.pixel_size_nm is None
     (pair,) = read_pairs(*files, source_pixel_size_nm=96.8)
     assert pair.target.pixel_size_nm == pytest.approx((19.36, 19.36), abs=0.01)

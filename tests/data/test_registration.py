@@ -14,15 +14,19 @@ from scipy import ndimage
 from crosscope.data.background import measure_background
 from crosscope.data.errors import OutputError, PairError, RegistrationError
 from crosscope.data.images import Image, write_image
+from crosscope.data.landmarks import Landmarks
 from crosscope.data.pairs import RawPair
 from crosscope.data.registered import (
     RefusedPair,
     RegisteredPair,
     crop_like,
     read_registered,
+    record_of,
     write_registered,
 )
-from crosscope.data.registration import register, register_files
+from crosscope.data.registration.folder import register_files
+from crosscope.data.registration.pair import register, register_anyway
+from crosscope.data.sampling import cut_patches
 
 # --- a microscope that knows the truth ------------------------------------------------------------
 
@@ -58,6 +62,7 @@ def make_pair(
     photons: float = 500.0,
     seed: int = 0,
     turn_deg: float = 0.0,
+    scale: float = 1.0,
     source_nm: float = 30.0,
     target_nm: float = 30.0,
     fwhm_nm: tuple[float, float] = (290.0, 110.0),
@@ -73,7 +78,7 @@ def make_pair(
     peaks = photons * np.exp(random.normal(0, 0.4, count))
     angle = np.deg2rad(turn_deg)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    moved = (places - side_nm / 2) @ turn.T + side_nm / 2 + shift_nm
+    moved = scale * (places - side_nm / 2) @ turn.T + side_nm / 2 + shift_nm
     source_side = round(side_nm / source_nm)
     source = render_beads(
         elsewhere if unrelated else moved,
@@ -237,15 +242,32 @@ def test_the_stated_residual_of_a_translation_is_within_a_20th_of_a_pixel_of_the
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_stated_residual_of_a_turn_of_one_degree_is_within_30_percent_of_the_truth(
-    seed: int,
-) -> None:
+def test_a_turn_comes_back_and_its_residual_is_honest(seed: int) -> None:
     side_px, turn_deg = 256, 1.0
     pair = register(make_pair((1.0, 2.0), turn_deg=turn_deg, side_px=side_px, seed=seed))
+    points = np.indices((side_px, side_px))[:, ::8, ::8].reshape(2, -1).T.astype(float)
+    middle, angle = (side_px - 1) / 2, np.deg2rad(turn_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    truth = (points - middle) @ turn.T + middle + (1.0, 2.0)
+    off_px = np.hypot(*(pair.to_source(points) - truth).T)
+    assert np.percentile(off_px, 95) < 0.1
+    assert pair.residual_px == pytest.approx(np.sqrt((off_px**2).mean()), abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_stated_residual_of_what_is_not_mended_is_within_30_percent_of_the_truth(
+    seed: int,
+) -> None:
+    side_px, scale = 256, 1.01
+    raw = make_pair((0.0, 0.0), side_px=side_px, seed=seed, scale=scale)
+    pair = register_anyway(raw, rigid=True)
     y, x = np.indices((side_px, side_px)) - (side_px - 1) / 2
-    true_px = np.deg2rad(turn_deg) * np.sqrt((y**2 + x**2).mean())
+    true_px = (scale - 1) * np.sqrt((y**2 + x**2).mean())
     assert true_px > 1
     assert pair.residual_px == pytest.approx(true_px, rel=0.3)
+    assert pair.reason is not None
+    with pytest.raises(RegistrationError, match="above the limit"):
+        register(raw, rigid=True)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -280,11 +302,26 @@ def test_pixels_without_a_value_are_refused() -> None:
         register(replace(raw, source=raw.source.with_pixels(pixels)))
 
 
-def test_a_missing_pixel_size_is_refused() -> None:
-    raw = make_pair((0.0, 0.0), side_px=64)
-    blind = replace(raw, target=replace(raw.target, pixel_size_nm=None))
-    with pytest.raises(RegistrationError, match="pixel size of target is not known"):
-        register(blind)
+def test_a_missing_pixel_size_is_found_by_the_other() -> None:
+    raw = make_pair((1.0, -2.0), side_px=256, source_nm=60.0, seed=4)
+    blind = replace(raw, source=replace(raw.source, pixel_size_nm=None))
+    pair = register(blind)
+    assert pair.source_pixel_size_nm == pytest.approx((60.0, 60.0), rel=2e-3)
+    points = np.array([[20.0, 30.0], [200.0, 90.0]])
+    np.testing.assert_allclose(pair.to_source(points), register(raw).to_source(points), atol=0.05)
+
+
+def test_without_any_pixel_size_nothing_is_said_in_nm(tmp_path: Path) -> None:
+    raw = make_pair((1.0, -2.0), side_px=192, seed=4)
+    images = [replace(image, pixel_size_nm=None) for image in (raw.source, raw.target)]
+    pair = register(RawPair("blind", images[0], images[1]))
+    np.testing.assert_allclose(pair.shift_px, (1.0, -2.0), atol=0.1)
+    record = write_registered([pair], tmp_path / "out")["pairs"][0]
+    assert record["residual_nm"] is None
+    assert record["residual_px"] is not None
+    (again,) = read_registered(tmp_path / "out")
+    with pytest.raises(PairError, match="without any pixel size"):
+        _ = again.pixel_sizes_nm
 
 
 def test_fields_of_hardly_anything_in_common_are_refused() -> None:
@@ -310,6 +347,100 @@ def test_level_and_noise_are_measured_beside_structures(noise: float) -> None:
 
 
 # --- folders --------------------------------------------------------------------------------------
+
+
+# --- what lies otherwise --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("quarters", range(4))
+def test_a_camera_may_be_turned_or_mirrored(quarters: int, mirrored: bool) -> None:
+    raw = make_pair((1.5, -2.25), side_px=192, seed=5)
+    upright = register(raw)
+    pixels = np.rot90(raw.source.pixels, quarters)
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    turned = register(replace(raw, source=raw.source.with_pixels(np.ascontiguousarray(pixels))))
+    # the same target points, seen in the turned image
+    y, x = np.indices(raw.source.pixels.shape, dtype=float)
+    places = [np.rot90(axis, quarters) for axis in (y, x)]
+    places = [axis[:, ::-1] if mirrored else axis for axis in places]
+    points = np.array([[40.0, 50.0], [120.0, 60.0], [90.0, 150.0]])
+    seen = turned.to_source(points).T
+    back = [ndimage.map_coordinates(axis, seen, order=1) for axis in places]
+    np.testing.assert_allclose(np.transpose(back), upright.to_source(points), atol=0.05)
+    assert record_of(turned)["mirrored"] == mirrored
+
+
+def bent(points: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A smooth field of up to 1.5 px, in px."""
+    y, x = points.T / 70
+    return 1.5 * np.stack([np.sin(y + 1) * np.cos(x), np.cos(y) * np.sin(x - 1)], axis=1)
+
+
+def make_bent_pair(seed: int, side_px: int = 384) -> RawPair:
+    random = np.random.default_rng(seed)
+    places = random.uniform(-20, side_px + 20, (round(4e-3 * side_px**2), 2)) * 30.0
+    peaks = 500 * np.exp(random.normal(0, 0.4, len(places)))
+    render = partial(render_beads, peaks=peaks, shape=(side_px, side_px), pixel_size_nm=30.0)
+    moved = places + 30 * bent(places / 30 - 0.5)
+    return RawPair(
+        "bent",
+        as_image(render(moved, fwhm_nm=290.0), 30.0, "source", random),
+        as_image(render(places, fwhm_nm=110.0), 30.0, "target", random),
+    )
+
+
+def test_a_bend_comes_back_and_is_written_and_read_again(tmp_path: Path) -> None:
+    pair = register(make_bent_pair(1))
+    assert pair.transform.bend is not None
+    points = np.indices((384, 384))[:, 20:-20:8, 20:-20:8].reshape(2, -1).T.astype(float)
+    off_px = np.hypot(*(pair.to_source(points) - points - bent(points)).T)
+    assert np.percentile(off_px, 95) < 0.1
+    assert pair.residual_px == pytest.approx(np.sqrt((off_px**2).mean()), abs=0.05)
+    write_registered([pair], tmp_path / "out")
+    (again,) = read_registered(tmp_path / "out")
+    np.testing.assert_array_equal(again.to_source(points), pair.to_source(points))
+    # rigid, the bend is left, and said to be
+    rigid = register_anyway(make_bent_pair(1), rigid=True)
+    assert rigid.transform.bend is None
+    left_px = np.hypot(*(rigid.to_source(points) - points - bent(points)).T)
+    assert rigid.residual_px == pytest.approx(np.sqrt((left_px**2).mean()), rel=0.3)
+
+
+def test_landmarks_decide_where_the_images_cannot_and_lead_where_they_can() -> None:
+    points = np.array([[20.0, 30.0], [150.0, 40.0], [60.0, 170.0], [170.0, 160.0], [90.0, 90.0]])
+    raw = make_pair((30.0, -20.0), seed=3)
+    led = register(raw, landmarks=Landmarks(np.add(points, (30.6, -19.5)), points))
+    assert np.hypot(*np.subtract(led.shift_px, (30.0, -20.0))) < 0.06  # better than the landmarks
+    noise = make_pair((0.0, 0.0), seed=3, unrelated=True)
+    alone = register(noise, landmarks=Landmarks(np.add(points, (3.0, -2.0)), points))
+    np.testing.assert_allclose(alone.to_source(points), np.add(points, (3.0, -2.0)), atol=1e-6)
+    assert alone.residual_px == pytest.approx(0.0, abs=1e-6)
+
+
+def test_patches_that_are_not_surely_aligned_are_left_out() -> None:
+    pair = register(make_bent_pair(1))
+    assert pair.residual_map is not None
+    corner = np.multiply(pair.residual_map.corner_yx_px, -1)
+    map_ = replace(pair.residual_map, expected_px=np.full((6, 6), 0.01))
+    good = cut_patches(
+        [replace(pair, residual_map=map_)], patch_px=64, background_share=0.0, seed=0
+    )
+    assert good.doubtful == 0
+    map_.expected_px[:3] = 1.0  # the upper half
+    some = cut_patches(
+        [replace(pair, residual_map=map_)], patch_px=64, background_share=0.0, seed=0
+    )
+    assert some.doubtful > 0
+    assert len(some.source) < len(good.source)
+    lower = pair.target.pixels[int(192 - corner[0]) :].astype(np.float32)
+    rows = {
+        row.tobytes()
+        for row in np.lib.stride_tricks.sliding_window_view(lower, (1, 64)).reshape(-1, 64)
+    }
+    assert all(patch[0].tobytes() in rows for patch in some.target)
+    kept = replace(pair, residual_map=map_, reason="kept by the user")
+    assert cut_patches([kept], patch_px=64, background_share=0.0, seed=0).doubtful == 0
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Files that are whole or absent: a temporary name first, the final name when complete."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crosscope.data.errors import OutputError
+from crosscope.data.errors import CrosscopeError, OutputError
 
 
 def sha256(path: Path) -> str:
@@ -73,15 +74,63 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         yield part
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif os.path.lexists(path):
-            path.unlink()
-        part.replace(path)
+        _take_place(part, path)
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _take_place(part: Path, path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+    part.replace(path)
+
+
+@contextmanager
+def resuming_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a hidden folder that outlives an interruption; it takes the place of `path` at the end.
+
+    The next call with the same `path` gives the same folder, with what was finished in it. Only an
+    error that the user must mend first, a CrosscopeError, removes it.
+
+    Raises
+    ------
+    OutputError
+        As for `writing_folder`, or another process is at it.
+    """
+    require_free(path, overwrite=overwrite)
+    part = path.with_name(f".{path.name[:100]}.unfinished")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        with _alone(part.with_suffix(".lock")):
+            yield part
+            _take_place(part, path)
+    except CrosscopeError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise _output_error(path, error) from error
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock that the system releases however the process ends; none on Windows."""
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:
+        yield
+        return
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            reason = "is being worked on by another process"
+            raise OutputError(lock, reason, "Wait for it or choose another name") from None
+        yield
+        lock.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:

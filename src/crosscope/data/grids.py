@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 Grey = Float[np.ndarray, "_y _x"]
 """One plane; two of them may differ in size."""
@@ -94,7 +94,39 @@ def resample_within(pixels: Grey, y: Axis, x: Axis) -> Grey:
     return np.ascontiguousarray(pixels)
 
 
-def _keys(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+def resample_at(
+    pixels: Grey, positions_px: Float[np.ndarray, "2 y x"], *, stretch: float = 1.0
+) -> Grey:
+    """Resample to any positions (old px, y and x), all of them `supported`.
+
+    `stretch` widens the kernel where new pixels lie wider apart than old ones.
+    """
+    taps = math.ceil(4 * stretch)
+    first = np.floor(positions_px - 2 * stretch).astype(int) + 1
+    weights = np.stack([_keys((first + k - positions_px) / stretch) for k in range(taps)])
+    weights /= weights.sum(axis=0)  # tap axis y x
+    total = np.zeros(positions_px.shape[1:])
+    for i in range(taps):
+        row = np.clip(first[0] + i, 0, pixels.shape[0] - 1)
+        along_x = np.zeros_like(total)
+        for j in range(taps):
+            column = np.clip(first[1] + j, 0, pixels.shape[1] - 1)
+            along_x += weights[j, 1] * pixels[row, column]
+        total += weights[i, 0] * along_x
+    return total
+
+
+def supported(
+    positions_px: Float[np.ndarray, "2 y x"], shape: tuple[int, ...], *, stretch: float = 1.0
+) -> Bool[np.ndarray, "y x"]:
+    """Return where the kernel lies within the old pixels."""
+    inside = np.ones(positions_px.shape[1:], dtype=bool)
+    for position, length in zip(positions_px, shape, strict=True):
+        inside &= (position >= 2 * stretch - 1) & (position <= length - 2 * stretch)
+    return inside
+
+
+def _keys(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2

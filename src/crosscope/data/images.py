@@ -72,6 +72,11 @@ class Image:
         Of the file that the image was read from.
     assumed : tuple of str
         What the reader had to assume because the file did not say, one sentence each.
+    position_yx_nm : (y, x) floats, or None
+        Where the stage stood when the image was taken, in the stage's own axes, which may be
+        mirrored or swapped against the image's: `stitch` finds out. Files don't agree on which
+        point of the field this is, but it is the same in all fields of a scan. A crop keeps it.
+        None where the file says nothing, or no length.
     """
 
     pixels: npt.NDArray[Any]
@@ -83,6 +88,7 @@ class Image:
     name: str = "image"
     sha256: str | None = None
     assumed: tuple[str, ...] = ()
+    position_yx_nm: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == len(self.axes), (self.pixels.shape, self.axes)
@@ -118,17 +124,61 @@ def read_image(path: Path | str) -> Image:
     An uncompressed or LZW file does not notice a flipped byte: what comes from afar is compared
     by its `sha256`.
     """
+    return _read_file(Path(path), all_of_it=False)[0]
+
+
+def read_tiles(path: Path | str) -> list[Image]:
+    """Read the fields of a tile scan, each with the position of the stage.
+
+    Parameters
+    ----------
+    path : Path or str
+        A folder of image files, one field each; or one OME-TIFF or ND2 file that holds several.
+
+    Returns
+    -------
+    list of Image
+        At least two, in the order of the files' names or of the file. Fields of one file are
+        called "scan.ome.tif, image 1", and have the same `sha256`.
+
+    Raises
+    ------
+    ImageError
+        As for `read_image`; or there is only one field, or one without a position that is a
+        length.
+    """
     path = Path(path)
+    if path.is_dir():
+        tiles = [read_image(file) for file in list_images(path)]
+    else:
+        tiles = _read_file(path, all_of_it=True)
+    if len(tiles) == 1:
+        reason = "holds one image, where the fields of a tile scan are needed"
+        raise ImageError(path, reason, "Name the folder that holds them all")
+    lost = [tile for tile in tiles if tile.position_yx_nm is None]
+    if lost:
+        said = lost[0].assumed[-1:] if "stage" in "".join(lost[0].assumed[-1:]) else ()
+        reason = f"{len(lost)} of {len(tiles)} images have no stage position ({lost[0].name})"
+        remedy = "Export them as OME-TIFF with PositionX and PositionY in µm"
+        raise ImageError(path, ": ".join((reason, *said)), remedy)
+    return tiles
+
+
+def _read_file(path: Path, *, all_of_it: bool) -> list[Image]:
+    """Read the first image of a file, or all."""
     with _one_kind_of_error(path):
         _require_file(path)
         read = _read_nd2 if path.suffix.lower() == ".nd2" else _read_tiff
-        return replace(read(path), sha256=sha256(path))
+        images = read(path, all_of_it=all_of_it)
+        digest = sha256(path)
+        return [replace(image, sha256=digest) for image in images]
 
 
 def write_image(image: Image, path: Path | str, *, overwrite: bool = False) -> None:
     """Write an image as OME-TIFF (zlib; BigTIFF above 2 GiB), complete or not at all.
 
-    Axes, pixel size, z and time steps and channels come back exactly by `read_image`.
+    Axes, pixel size, z and time steps, channels and the stage's position come back exactly by
+    `read_image`.
 
     Parameters
     ----------
@@ -277,6 +327,7 @@ class _Metadata:
     time_step_s: float | None = None
     channels: tuple[Channel, ...] = ()
     assumed: tuple[str, ...] = ()
+    position_yx_nm: tuple[float, float] | None = None
 
 
 def _image(path: Path, pixels: npt.NDArray[Any], axes: str, said: _Metadata) -> Image:
@@ -309,6 +360,7 @@ def _image(path: Path, pixels: npt.NDArray[Any], axes: str, said: _Metadata) -> 
         channels=channels,
         name=path.name,
         assumed=(*assumed, *naming, *conversion),
+        position_yx_nm=said.position_yx_nm,
     )
 
 
@@ -357,38 +409,53 @@ def _storable(path: Path, pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], l
 # --- TIFF -----------------------------------------------------------------------------------------
 
 
-def _read_tiff(path: Path) -> Image:
+def _read_tiff(path: Path, *, all_of_it: bool) -> list[Image]:
     # _multifile: an OME-TIFF may name other files, which would be opened; this one is to be whole
     with _damage_is_an_error(path), tifffile.TiffFile(path, _multifile=False) as tif:
         if not tif.pages:
             raise ImageError(path, "is a TIFF file without an image", _SAVE_AGAIN)
-        page = tif.pages.first
-        if "<!DOCTYPE" in page.description:
+        if "<!DOCTYPE" in tif.pages.first.description:
             reason = "its metadata hold a DOCTYPE, which can harm the reader"
             raise ImageError(path, reason, "Save it from Fiji as TIFF")
-        series = tif.series[0]
-        if series.is_multifile or (tif.is_ome and series.kind not in ("ome", "mmstack")):
-            reason = "its OME-XML does not fit the file: one of a set of files, or damaged"
-            raise ImageError(path, reason, "Open the set in Fiji and save it as one TIFF")
-        palette = series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
-        _require_grey(path, series, palette=palette and not tif.is_imagej)
-        _require_room(path, series.nbytes)
-        if series.keyframe.is_tiled:
-            _require_room(path, math.prod(series.keyframe.chunks) * series.dtype.itemsize)
-        _require_whole(path, series)
-        if tif.is_ome:
-            said = _said_by_ome(tif.ome_metadata or "")
-        elif tif.is_imagej:
-            said = _said_by_imagej(tif.imagej_metadata or {}, series)
-        else:
-            said = _said_by_tags(page)
-        more = [] if len(tif.series) == 1 else [_first_of(len(tif.series))]
-        if palette:  # ImageJ stores 8-bit grey values shown by a look-up table in this way
-            more.append("The file's colour table is for display: its values are taken as grey")
-        if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            more.append("The file displays 0 as white: its values are taken as they are")
-        said = replace(said, assumed=(*said.assumed, *more))
-        return _image(path, series.asarray(), series.axes.lower(), said)
+        count = len(tif.series)
+        if not all_of_it:
+            more = () if count == 1 else (_first_of(count),)
+            return [_series(path, tif, 0, more)]
+        _require_room(path, sum(series.nbytes for series in tif.series))
+        return _numbered([_series(path, tif, n) for n in range(count)])
+
+
+def _numbered(images: list[Image]) -> list[Image]:
+    """Give the images of one file names of their own."""
+    if len(images) == 1:
+        return images
+    return [replace(i, name=f"{i.name}, image {n + 1}") for n, i in enumerate(images)]
+
+
+def _series(path: Path, tif: tifffile.TiffFile, n: int, more: tuple[str, ...] = ()) -> Image:
+    """Read the n-th image of a file."""
+    series = tif.series[n]
+    if series.is_multifile or (tif.is_ome and series.kind not in ("ome", "mmstack")):
+        reason = "its OME-XML does not fit the file: one of a set of files, or damaged"
+        raise ImageError(path, reason, "Open the set in Fiji and save it as one TIFF")
+    palette = series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
+    _require_grey(path, series, palette=palette and not tif.is_imagej)
+    _require_room(path, series.nbytes)
+    if series.keyframe.is_tiled:
+        _require_room(path, math.prod(series.keyframe.chunks) * series.dtype.itemsize)
+    _require_whole(path, series)
+    if tif.is_ome:
+        said = _said_by_ome(tif.ome_metadata or "", n, len(tif.series))
+    elif tif.is_imagej:
+        said = _said_by_imagej(tif.imagej_metadata or {}, series)
+    else:
+        said = _said_by_tags(series.keyframe if n else tif.pages.first)
+    if palette:  # ImageJ stores 8-bit grey values shown by a look-up table in this way
+        more += ("The file's colour table is for display: its values are taken as grey",)
+    if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        more += ("The file displays 0 as white: its values are taken as they are",)
+    said = replace(said, assumed=(*said.assumed, *more))
+    return _image(path, series.asarray(), series.axes.lower(), said)
 
 
 def _require_grey(path: Path, series: tifffile.TiffPageSeries, *, palette: bool) -> None:
@@ -424,9 +491,12 @@ def _require_whole(path: Path, series: tifffile.TiffPageSeries) -> None:
         raise ImageError(path, "is cut short or damaged: pixels are missing", _SAVE_AGAIN)
 
 
-def _said_by_ome(xml: str) -> _Metadata:
-    images = ElementTree.fromstring(xml, forbid_dtd=True).iterfind(".//{*}Image/{*}Pixels")
-    pixels = next(p for p in images if p.find("{*}TiffData") is not None)
+def _said_by_ome(xml: str, n: int, count: int) -> _Metadata:
+    """Return what is said of the n-th of `count` images."""
+    found = ElementTree.fromstring(xml, forbid_dtd=True).iterfind(".//{*}Image/{*}Pixels")
+    images = [pixels for pixels in found if pixels.find("{*}TiffData") is not None]
+    one_to_one = len(images) == count  # else the file holds a part of what its XML tells of
+    pixels = images[n if one_to_one else 0]
 
     def nm(axis: str) -> float | None:
         unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")  # the schema's default
@@ -434,6 +504,7 @@ def _said_by_ome(xml: str) -> _Metadata:
 
     placeholder = nm("X") == nm("Y") == 1e3 and "PhysicalSizeXUnit" not in pixels.attrib
     size_nm, assumed = _pixel_size(None, None) if placeholder else _pixel_size(nm("Y"), nm("X"))
+    position_nm, unplaced = _position_of_ome(pixels) if one_to_one else (None, ())
     return _Metadata(
         pixel_size_nm=size_nm,
         z_step_nm=nm("Z"),
@@ -445,8 +516,28 @@ def _said_by_ome(xml: str) -> _Metadata:
             Channel(channel.get("Name", ""), _colour_of_ome(channel.get("Color")))
             for channel in pixels.iterfind("{*}Channel")
         ),
-        assumed=(_PLACEHOLDER,) if placeholder else assumed,
+        assumed=(*((_PLACEHOLDER,) if placeholder else assumed), *unplaced),
+        position_yx_nm=position_nm,
     )
+
+
+def _position_of_ome(pixels: Any) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+    """Return where the stage stood for the first plane, and what is to be said of it."""
+    for plane in pixels.iterfind("{*}Plane"):
+        said = [plane.get(f"Position{axis}") for axis in "YX"]
+        if None in said:
+            continue
+        units = [plane.get(f"Position{axis}Unit", "reference frame") for axis in "YX"]
+        factors = [_NM_PER_UNIT.get(_plain(unit)) for unit in units]
+        y_nm, x_nm = (
+            math.nan if factor is None else float(value) * factor
+            for value, factor in zip(said, factors, strict=True)
+        )
+        if math.isfinite(y_nm) and math.isfinite(x_nm):
+            return (y_nm, x_nm), ()
+        told = ", ".join(f"{value} {unit}" for value, unit in zip(said, units, strict=True))
+        return None, (f"The stage position in the file ({told}) is no length: it is unknown",)
+    return None, ()
 
 
 def _said_by_imagej(said: dict[str, Any], series: tifffile.TiffPageSeries) -> _Metadata:
@@ -537,6 +628,12 @@ def _ome_attributes(image: Image) -> dict[str, Any]:
         said |= {"TimeIncrement": image.time_step_s, "TimeIncrementUnit": "s"}
     if image.channels:
         said["Channel"] = [_ome_channel(channel) for channel in image.channels]
+    if image.position_yx_nm is not None:
+        planes = math.prod(image.pixels.shape[:-2])
+        said["Plane"] = {}
+        for axis, position_nm in zip("YX", image.position_yx_nm, strict=True):
+            said["Plane"] |= {f"Position{axis}": [position_nm] * planes}
+            said["Plane"] |= {f"Position{axis}Unit": ["nm"] * planes}
     return said
 
 
@@ -571,7 +668,7 @@ def _require_written(part: Path, image: Image, path: Path) -> None:
 # --- ND2 ------------------------------------------------------------------------------------------
 
 
-def _read_nd2(path: Path) -> Image:
+def _read_nd2(path: Path, *, all_of_it: bool) -> list[Image]:
     try:
         nd2 = importlib.import_module("nd2")
     except ImportError as error:
@@ -583,12 +680,17 @@ def _read_nd2(path: Path) -> Image:
             raise _colour_error(path, sizes["S"])
         _require_room(path, math.prod(sizes.values()) * file.dtype.itemsize)
         positions = sizes.pop("P", 1)
-        pixels = file.asarray(position=0 if positions > 1 else None)
-        pixels = pixels.reshape(tuple(sizes.values()))
-        return _image(path, pixels, "".join(sizes).lower(), _said_by_nd2(file, positions))
+        more = () if all_of_it or positions == 1 else (_first_of(positions),)
+        images = []
+        for n in range(positions if all_of_it else 1):
+            pixels = file.asarray(position=n if positions > 1 else None)
+            pixels = pixels.reshape(tuple(sizes.values()))
+            said = _said_by_nd2(file, n, more)
+            images.append(_image(path, pixels, "".join(sizes).lower(), said))
+        return _numbered(images)
 
 
-def _said_by_nd2(file: Any, positions: int) -> _Metadata:
+def _said_by_nd2(file: Any, n: int, more: tuple[str, ...]) -> _Metadata:
     channels = file.metadata.channels or []
     calibrated = [bool(channels and channels[0].volume.axesCalibrated[i]) for i in range(3)]
     x_nm, y_nm, z_nm = (
@@ -605,8 +707,22 @@ def _said_by_nd2(file: Any, positions: int) -> _Metadata:
             Channel(known.channel.name, "#" + bytes(known.channel.color[:3]).hex())
             for known in channels
         ),
-        assumed=assumed if positions == 1 else (*assumed, _first_of(positions)),
+        assumed=(*assumed, *more),
+        position_yx_nm=_position_of_nd2(file, n),
     )
+
+
+def _position_of_nd2(file: Any, n: int) -> tuple[float, float] | None:
+    """Return where the stage stood for the n-th position's first frame."""
+    if file.is_legacy:
+        return None
+    frames = [i for i, at in enumerate(file.loop_indices) if at.get("P", 0) == n]
+    channels = file.frame_metadata(frames[0]).channels if frames else []
+    if not channels or channels[0].position is None:
+        return None
+    stage_um = channels[0].position.stagePositionUm
+    y_nm, x_nm = float(stage_um.y) * 1e3, float(stage_um.x) * 1e3
+    return (y_nm, x_nm) if math.isfinite(y_nm) and math.isfinite(x_nm) else None
 
 
 # --- what is refused before it is read ------------------------------------------------------------

@@ -13,6 +13,8 @@ from pathlib import Path
 from crosscope.data.errors import ImageError, PairError
 from crosscope.data.images import Image, list_images, read_image, require_finite, select_plane
 
+SOURCE_OPTION, TARGET_OPTION = "--source-pixel-size-nm", "--target-pixel-size-nm"
+
 
 @dataclass(frozen=True, eq=False)
 class RawPair:
@@ -23,15 +25,18 @@ class RawPair:
     name : str
         The pair's name: the source file's, without its suffixes.
     source, target : Image
-        Both with axes "yx" and a pixel size.
+        Both with axes "yx".
     matched_by : str
         How the two were matched: "name", "order" or "given".
+    channel : str or None
+        Which of several channels, where the files have several.
     """
 
     name: str
     source: Image
     target: Image
     matched_by: str = "given"
+    channel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,17 +120,70 @@ def read_pair(
     Returns
     -------
     RawPair
-        Axes y x, finite pixels that are not all equal, pixel sizes known.
+        Axes y x, finite pixels that are not all equal; a pixel size that the file does not say
+        and nobody gives is None.
 
     Raises
     ------
     ImageError
-        A file cannot be read, is not one plane, has NaN or infinite pixels, is constant, or has
-        no pixel size and none is given.
+        A file cannot be read, is not one plane, has NaN or infinite pixels, or is constant.
     """
-    source = _read_plane(files.source, channel, source_pixel_size_nm, "--source-pixel-size-nm")
-    target = _read_plane(files.target, channel, target_pixel_size_nm, "--target-pixel-size-nm")
-    return RawPair(files.name, source, target, files.matched_by)
+    (pair,) = pair_images(
+        files,
+        read_image(files.source),
+        read_image(files.target),
+        channel=channel,
+        source_pixel_size_nm=source_pixel_size_nm,
+        target_pixel_size_nm=target_pixel_size_nm,
+    )
+    return pair
+
+
+def pair_images(
+    files: MatchedFiles,
+    source: Image,
+    target: Image,
+    *,
+    channel: str | None = None,
+    all_channels: bool = False,
+    source_pixel_size_nm: float | None = None,
+    target_pixel_size_nm: float | None = None,
+) -> list[RawPair]:
+    """Return the pair of one channel of two images, or the pairs "NAME_CHANNEL" of all.
+
+    Channels belong together by name, or, where the names differ, by order.
+
+    Raises
+    ------
+    ImageError
+        As for `read_pair`.
+    PairError
+        The two images have different numbers of channels.
+    """
+
+    def paired(name: str, source_channel: str | None, target_channel: str | None) -> RawPair:
+        return RawPair(
+            name,
+            _plane(source, files.source, source_channel, source_pixel_size_nm, SOURCE_OPTION),
+            _plane(target, files.target, target_channel, target_pixel_size_nm, TARGET_OPTION),
+            files.matched_by,
+            source_channel,
+        )
+
+    if not all_channels:
+        return [paired(files.name, channel, channel)]
+    ours, others = (
+        [channel.name for channel in image.channels] or [""] for image in (source, target)
+    )
+    if len(ours) != len(others):
+        reason = f"has {len(ours)} channels, but {files.target} has {len(others)}"
+        raise PairError(files.source, reason, "Name one that both have by --channel")
+    if set(ours) == set(others):
+        others = ours
+    if ours == [""]:
+        return [paired(files.name, None, None)]
+    names = ["_".join((files.name, re.sub(r"[^\w-]+", "-", own))) for own in ours]
+    return [paired(*names_) for names_ in zip(names, ours, others, strict=True)]
 
 
 def match_files(source: Path, target: Path) -> list[MatchedFiles]:
@@ -240,17 +298,15 @@ def _require_different(files: MatchedFiles) -> None:
         raise PairError(files.source, reason, "Give the same field through the other microscope")
 
 
-def _read_plane(path: Path, channel: str | None, given_nm: float | None, option: str) -> Image:
-    image = select_plane(read_image(path), channel=channel)
+def _plane(
+    image: Image, path: Path, channel: str | None, given_nm: float | None, option: str
+) -> Image:
+    image = select_plane(image, channel=channel)
     require_finite(image)
     if image.pixels.min() == image.pixels.max():
         reason = f"all its pixels are {image.pixels.flat[0]}: there is nothing to see"
         raise ImageError(path, reason, "Take it out of the pairs")
-    if given_nm is not None:
-        return _resized(image, path, given_nm, option)
-    if image.pixel_size_nm is None:
-        raise ImageError(path, "does not give its pixel size", f"Pass {option}")
-    return image
+    return image if given_nm is None else _resized(image, path, given_nm, option)
 
 
 def _resized(image: Image, path: Path, given_nm: float, option: str) -> Image:

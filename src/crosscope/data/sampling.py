@@ -15,6 +15,8 @@ from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
 from crosscope.data.registered import RegisteredPair, take_part
 
+DOUBTFUL_SHARE = 0.65
+"""Of a pair's limit: where this RMS error is to be expected, one in ten is above the limit."""
 SIGNAL_BLUR_PX = 1.0
 SIGNAL_NOISES = 6.0
 """A pixel has signal where it rises above the background by so many noises ..."""
@@ -132,18 +134,21 @@ class Patches:
         Which of the pairs each was cut from.
     has_signal : (n,) bool
         False where the target is nearly empty.
+    doubtful : int
+        How many were left out because source and target are not surely aligned there.
     """
 
     source: Float32[np.ndarray, "n y x"]
     target: Float32[np.ndarray, "n y x"]
     field: Int[np.ndarray, " n"]
     has_signal: Bool[np.ndarray, " n"]
+    doubtful: int = 0
 
 
 def cut_patches(
     pairs: Sequence[RegisteredPair], *, patch_px: int, background_share: float, seed: int
 ) -> Patches:
-    """Cut overlapping patches, and leave out most of those that are nearly empty.
+    """Cut overlapping patches; most of those that are nearly empty or not aligned are left out.
 
     Parameters
     ----------
@@ -169,22 +174,28 @@ def cut_patches(
     -----
     A patch has signal where its target rises above the background by 6 times its noise, and by
     5 % of what the brightest structure of the median field rises. Single hot pixels, which a
-    median of 3 x 3 removes, are no structure.
+    median of 3 x 3 removes, are no structure. A patch is left out where the registration's map of
+    residuals expects an RMS error of 65 % of the pair's limit or more.
     """
     random = np.random.default_rng(seed)
-    source, target, field, has_signal = [], [], [], []
+    source, target, field, has_signal, doubtful = [], [], [], [], 0
     signals = _find_signal([pair.target.pixels for pair in pairs])
     for i, (pair, bright) in enumerate(zip(pairs, signals, strict=True)):
         rows, columns = (_origins(n, patch_px, random, pair.name) for n in bright.shape)
         for y in rows:
             for x in columns:
                 square = slice(y, y + patch_px), slice(x, x + patch_px)
+                if _is_doubtful(pair, *square):
+                    doubtful += 1
+                    continue
                 source.append(pair.source.pixels[square].astype(np.float32))
                 target.append(pair.target.pixels[square].astype(np.float32))
                 field.append(i)
                 has_signal.append(bool(bright[square].any()))
     if not any(has_signal):
         reason = f"none of {len(has_signal)} patches shows more than background and noise"
+        if doubtful:
+            reason += f", {doubtful} more are not surely aligned"
         where = pairs[0].name if len(pairs) == 1 else f"the {len(pairs)} pairs"
         raise PairError(where, reason, "Give fields that hold structure")
     signal = np.flatnonzero(has_signal)
@@ -196,7 +207,18 @@ def cut_patches(
         np.stack([target[k] for k in kept]),
         np.array(field)[kept],
         np.array(has_signal)[kept],
+        doubtful,
     )
+
+
+def _is_doubtful(pair: RegisteredPair, y: slice, x: slice) -> bool:
+    """Tell whether a part of a pair may well be off by more than its limit.
+
+    A pair that the user kept in spite of its residual is kept whole.
+    """
+    if pair.residual_map is None or pair.limit_px is None or pair.reason is not None:
+        return False
+    return pair.residual_map.at(y, x) > DOUBTFUL_SHARE * pair.limit_px
 
 
 def _origins(length_px: int, patch_px: int, random: np.random.Generator, name: str) -> list[int]:

@@ -6,7 +6,6 @@ those that don't.  So nothing is looked up; a few runs are timed.
 """
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from crosscope.data.cores import count_cores
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,7 @@ def choose_engine(
 def _thread_counts(device: torch.device) -> Sequence[int]:
     if device.type != "cpu":
         return [1]
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return sorted({1, cores})
+    return sorted({1, count_cores()})
 
 
 def _seconds(engine: Engine, work: Callable[[], None], device: torch.device) -> float:

@@ -68,10 +68,11 @@ class Moment:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Scaled patches on the device."""
+    """Scaled patches on the device, and how many were left out as not surely aligned."""
 
     source: Float[Tensor, "n 1 y x"]
     target: Float[Tensor, "n 1 y x"]
+    doubtful: int = 0
 
 
 def train(
@@ -145,7 +146,11 @@ def train(
     room_px = min(3 * plan.patch_px // 2, smallest_side(split.training))  # to crop at random
     data = load(split.training, plan, scalings, device, patch_px=max(plan.patch_px, room_px))
     held_out = load(split.validation, plan, scalings, device, patch_px=plan.patch_px)
-    held_out = Data(*(stack[:VALIDATION_PATCHES] for stack in (held_out.source, held_out.target)))
+    if data.doubtful:
+        count = data.doubtful + len(data.source)
+        say(f"{data.doubtful} of {count} patches are left out: not surely aligned there")
+    few = slice(VALIDATION_PATCHES)
+    held_out = Data(held_out.source[few], held_out.target[few])
 
     if checkpoint:
         if checkpoint.about["fields"] != [asdict(seen) for seen in fields]:
@@ -286,7 +291,7 @@ def load(
         torch.from_numpy(scaling.apply(stack[order]))[:, None].to(device)
         for scaling, stack in zip(scalings, (patches.source, patches.target), strict=True)
     )
-    return Data(source, target)
+    return Data(source, target, patches.doubtful)
 
 
 def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan:
@@ -460,8 +465,7 @@ def _pixel_sizes_nm(
         raise PairError("pairs", "there are none to train on", "Run crosscope register first")
     sizes = []
     for pair in pairs:
-        assert pair.target.pixel_size_nm, pair.name
-        sizes.append((pair.source_pixel_size_nm, pair.target.pixel_size_nm))
+        sizes.append(pair.pixel_sizes_nm)
         if not np.allclose(sizes[-1], sizes[0], rtol=1e-3):
             reason = f"has pixels of {sizes[-1]} nm, {pairs[0].name} of {sizes[0]} nm"
             raise PairError(pair.name, reason, "Train on pairs of the same two instruments")

@@ -365,7 +365,7 @@ def _pixel_size(pair: RegisteredPair) -> tuple[float, float]:
 
 def _require_fit(model: Model, pair: RegisteredPair) -> None:
     made = (*model.source_pixel_size_nm, *model.target_pixel_size_nm)
-    have = (*pair.source_pixel_size_nm, *_pixel_size(pair))
+    have = tuple(size for sizes in pair.pixel_sizes_nm for size in sizes)
     if not np.allclose(have, made, rtol=0.02):
         reason = f"has source and target pixels of {have} nm, the model was made for {made}"
         raise PairError(pair.name, reason, "Evaluate on pairs of the model's instruments")

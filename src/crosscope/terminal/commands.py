@@ -132,26 +132,87 @@ def register(
     source: Annotated[Path, typer.Argument(help="File or folder of the modality you have.")],
     target: Annotated[Path, typer.Argument(help="File or folder of the modality you want.")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
-    channel: Annotated[str | None, typer.Option(help="Of images with several.")] = None,
+    rigid: Annotated[
+        bool, typer.Option("--rigid", help="A shift and a turn only, as on one stage.")
+    ] = False,
+    max_residual_px: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3, help="Refuse pairs above; else 0.2, or 5 % of the finest period if more."
+        ),
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Keep pairs above, marked; training will use them.")
+    ] = False,
+    channel: Annotated[
+        str | None, typer.Option(help="Of images with several: only this one.")
+    ] = None,
+    per_channel: Annotated[
+        bool, typer.Option("--per-channel", help="Register every channel by itself.")
+    ] = False,
+    register_on: Annotated[
+        str | None, typer.Option(help="Register this channel, the others by its transform.")
+    ] = None,
     source_pixel_size_nm: Annotated[float | None, typer.Option(min=1e-3)] = None,
     target_pixel_size_nm: Annotated[float | None, typer.Option(min=1e-3)] = None,
-    overwrite: Overwrite = False,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="CSV: source_y_px,source_x_px,target_y_px,target_x_px[,pair]."),
+    ] = None,
+    source_flat: Annotated[
+        Path | None, typer.Option(help="Image of an even field, to divide by.")
+    ] = None,
+    target_flat: Annotated[Path | None, typer.Option(help="The same for the target.")] = None,
+    hot_pixels: Annotated[
+        bool, typer.Option("--hot-pixels", help="Replace hot pixels by their neighbours.")
+    ] = False,
+    stitch: Annotated[
+        bool, typer.Option("--stitch", help="SOURCE and TARGET are tile scans: one image each.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Pairs at a time; else one a core.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there and has changed.")
+    ] = False,
     json: AsJson = False,
 ) -> int:
-    """Bring raw pairs to one grid: OUT/source, OUT/target (same names), OUT/pairs.json.
+    """Bring raw pairs to one grid: OUT/source, OUT/target, OUT/pairs.json, OUT/registration.html.
+
+    Every pair gets a residual, measured on blocks that were not fitted; those above the limit are
+    refused. An interrupted run goes on where it stopped.
 
     Example: crosscope register raw/source raw/target pairs
     """
-    cs.require_free(out, overwrite=overwrite, inputs=[source, target])
+    if (channel is not None) + per_channel + (register_on is not None) > 1:
+        raise cs.InputError(
+            "register",
+            "--channel, --per-channel and --register-on exclude each other",
+            "Choose one of them",
+        )
+    plan = cs.RegistrationPlan(
+        rigid=rigid,
+        max_residual_px=max_residual_px,
+        keep_all=all_,
+        channel=channel,
+        per_channel=per_channel,
+        register_on=register_on,
+        source_pixel_size_nm=source_pixel_size_nm,
+        target_pixel_size_nm=target_pixel_size_nm,
+        landmarks=landmarks,
+        source_flat=source_flat,
+        target_flat=target_flat,
+        hot_pixels=hot_pixels,
+        stitch=stitch,
+    )
     with progress_of("register") as tell:
         registered = cs.register_files(
             source,
             target,
             out,
-            channel=channel,
-            source_pixel_size_nm=source_pixel_size_nm,
-            target_pixel_size_nm=target_pixel_size_nm,
+            plan=plan,
             overwrite=overwrite,
+            workers=workers,
             watch=tell,
         )
     for failure in registered.failures:
@@ -162,6 +223,8 @@ def register(
     else:
         for pair in registered.pairs:
             typer.echo(_line_of(pair))
+            for sentence in pair.get("assumed", []):
+                say(f"{pair['name']}: {sentence}")
         typer.echo(f"{len(accepted)} of {len(registered.pairs)} pairs registered, in {out}")
     return registered.exit_code
 
@@ -170,6 +233,9 @@ def register(
 def train(
     pairs: Annotated[Path, typer.Argument(help="Folder that register wrote.")],
     run: Annotated[Path, typer.Argument(help="New folder for the model and its log.")],
+    channel: Annotated[
+        str | None, typer.Option(help="Of pairs of several: one model, one channel.")
+    ] = None,
     preset: Annotated[Literal["fast", "paper"], typer.Option()] = "fast",
     base: Annotated[
         int | None, typer.Option(min=1, help="Width of the network: 32 in fast, 64 in paper.")
@@ -207,7 +273,7 @@ def train(
     make_plan = cs.paper_plan if preset == "paper" else cs.TrainingPlan
     plan = make_plan(seed=seed, **{key: value for key, value in given.items() if value is not None})
     start = cs.Model.load(init) if init else None
-    registered = read_accepted(pairs)
+    registered = read_accepted(pairs, channel=channel)
     if not resume:
         cs.require_free(run, overwrite=overwrite, inputs=[pairs, *([init] if init else [])])
         if run.is_dir():
@@ -241,6 +307,9 @@ def evaluate(
     model: Annotated[Path, typer.Argument()],
     pairs: Annotated[Path, typer.Argument(help="Folder that register wrote.")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
+    channel: Annotated[
+        str | None, typer.Option(help="Of pairs of several: one model, one channel.")
+    ] = None,
     truth: Annotated[
         Path | None, typer.Option(help="Folder of noise-free targets, as simulate writes it.")
     ] = None,
@@ -254,7 +323,7 @@ def evaluate(
     inputs = [model, pairs, *([truth] if truth else [])]
     cs.require_free(out, overwrite=overwrite, inputs=inputs)
     loaded = cs.Model.load(model)
-    registered = read_accepted(pairs)
+    registered = read_accepted(pairs, channel=channel)
     true_images = cs.read_truth(truth) if truth else None
     with progress_of("evaluate") as tell:
         report = cs.evaluate(loaded, registered, truth=true_images, watch=tell)
@@ -370,9 +439,15 @@ def _show(report: "cs.Report", out: Path) -> None:
 
 def _line_of(pair: Mapping[str, Any]) -> str:
     """Tell in one line what became of a pair."""
-    if not pair["accepted"]:
+    if not pair["accepted"] and not pair.get("file"):
         return f"{pair['name']}: left out, {pair['reason']}"
     y, x = pair["shift_px"]
     residual = pair["residual_px"]
     left = f", {residual:.3f} px left" if residual is not None else ""
-    return f"{pair['name']}: shift ({y:+.2f}, {x:+.2f}) px{left}"
+    turned = (
+        f", turned {pair['rotation_deg']:+.2f} degrees" if abs(pair["rotation_deg"]) > 5e-3 else ""
+    )
+    mirrored = ", mirrored" if pair["mirrored"] else ""
+    bent = f", bent by up to {pair['elastic_px']:.1f} px" if pair["elastic_px"] else ""
+    kept = "" if pair["accepted"] else f"; kept, though {pair['reason']}"
+    return f"{pair['name']}: shift ({y:+.2f}, {x:+.2f}) px{turned}{mirrored}{bent}{left}{kept}"

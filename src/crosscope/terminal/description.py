@@ -41,9 +41,9 @@ def _describe_folder(path: Path) -> dict[str, Any]:
     return first | {"kind": "folder", "images": [file.name for file in files]}
 
 
-def read_accepted(path: Path) -> "list[cs.RegisteredPair]":
+def read_accepted(path: Path, *, channel: str | None = None) -> "list[cs.RegisteredPair]":
     """Read the accepted pairs of a folder; raise PairError where there is none."""
-    pairs = cs.read_registered(path)
+    pairs = cs.read_registered(path, channel=channel)
     if not pairs:
         raise cs.PairError(path, "has no accepted pair", "See the reasons in its pairs.json")
     return pairs

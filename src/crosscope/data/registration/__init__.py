@@ -1,0 +1,1 @@
+"""Raw pair -> registered pair, with a certificate of what is left."""
