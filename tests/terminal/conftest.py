@@ -95,5 +95,5 @@ def walk(crosscope: Crosscope, tmp_path_factory: pytest.TempPathFactory) -> Walk
 def double(crosscope: Crosscope, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     """Wide-field 10x to 20x: half the pixel size."""
     folder = tmp_path_factory.mktemp("double")
-    options = ("--sample", "filaments", "--pairs", "2", "--size-px", "192")
+    options = ("--sample", "filaments", "--pairs", "2", "--size-px", "256")
     return _walk(crosscope, folder, "widefield-20x", *options)

@@ -104,13 +104,15 @@ def resuming_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     require_free(path, overwrite=overwrite)
     part = path.with_name(f".{path.name[:100]}.unfinished")
     try:
-        part.mkdir(parents=True, exist_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part.with_suffix(".lock")):
-            yield part
+            part.mkdir(exist_ok=True)
+            try:
+                yield part
+            except CrosscopeError:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
             _take_place(part, path)
-    except CrosscopeError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     except OSError as error:
         raise _output_error(path, error) from error
 
@@ -129,8 +131,10 @@ def _alone(lock: Path) -> Iterator[None]:
         except OSError:
             reason = "is being worked on by another process"
             raise OutputError(lock, reason, "Wait for it or choose another name") from None
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:

@@ -185,7 +185,7 @@ def cut_patches(
         for y in rows:
             for x in columns:
                 square = slice(y, y + patch_px), slice(x, x + patch_px)
-                if _is_doubtful(pair, *square):
+                if is_doubtful(pair, *square):
                     doubtful += 1
                     continue
                 source.append(pair.source.pixels[square].astype(np.float32))
@@ -211,7 +211,7 @@ def cut_patches(
     )
 
 
-def _is_doubtful(pair: RegisteredPair, y: slice, x: slice) -> bool:
+def is_doubtful(pair: RegisteredPair, y: slice, x: slice) -> bool:
     """Tell whether a part of a pair may well be off by more than its limit.
 
     A pair that the user kept in spite of its residual is kept whole.

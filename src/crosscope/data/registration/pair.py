@@ -127,6 +127,8 @@ def register_anyway(
         remedy = (
             "Check that both show the same field and that it holds structure, or give landmarks"
         )
+        if _zoom(pair) is None:
+            remedy += "; and pass --source-pixel-size-nm and --target-pixel-size-nm"
         raise RegistrationError(pair.name, reason, remedy)
     return _registered(pair, raw_source, aligned, max_residual_px)
 
