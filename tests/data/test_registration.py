@@ -307,6 +307,7 @@ def test_a_missing_pixel_size_is_found_by_the_other() -> None:
     blind = replace(raw, source=replace(raw.source, pixel_size_nm=None))
     pair = register(blind)
     assert pair.source_pixel_size_nm == pytest.approx((60.0, 60.0), rel=2e-3)
+    assert "magnification was searched, 2.00" in pair.source.assumed[-1]
     points = np.array([[20.0, 30.0], [200.0, 90.0]])
     np.testing.assert_allclose(pair.to_source(points), register(raw).to_source(points), atol=0.05)
 

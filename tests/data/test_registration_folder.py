@@ -1,4 +1,4 @@
-"""Folders of pairs: what is done is kept, what has changed is done again, what is refused is told."""
+"""Folders of pairs: what is done is kept, what has changed is done again."""
 
 import json
 from pathlib import Path

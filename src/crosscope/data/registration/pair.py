@@ -351,10 +351,14 @@ def _registered(
         reason = f"what is left, {residual_px:.2f} px, is above the limit of {limit_px:.2f} px"
     px_per_px = _px_per_px(transform)
     source_nm, target_nm = _sizes_nm(pair, px_per_px)
+    assumed = pair.source.assumed
+    if _zoom(pair) is None:
+        found = f"{1 / px_per_px:.3f} target pixels in a source pixel"
+        assumed += (f"A pixel size is missing: the magnification was searched, {found}",)
     origin = field[0].start, field[1].start
     return RegisteredPair(
         pair.name,
-        pair.source.with_pixels(source, pixel_size_nm=target_nm),
+        pair.source.with_pixels(source, pixel_size_nm=target_nm, assumed=assumed),
         pair.target.with_pixels(target, pixel_size_nm=target_nm),
         transform,
         origin,
@@ -365,7 +369,7 @@ def _registered(
         pair.source.sha256,
         pair.target.sha256,
         residual_error_px=aligned.residual.error_px,
-        limit_px=limit_px,
+        limit_px=round(limit_px, 4),
         residual_map=_map_of(aligned, origin, shape),
         channel=pair.channel,
         reason=reason,
