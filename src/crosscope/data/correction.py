@@ -166,7 +166,10 @@ def _hot(
     level = neighbours.astype(np.float64)
     rise = plane - level
     candidates = rise > HOT_NOISES * _noise_by_level(rise, level)
-    second = ndimage.rank_filter(plane, -2, footprint=_RING, mode="mirror").astype(np.float64)
+    # not mirrored: at the border one hot neighbour would be there twice
+    second = ndimage.rank_filter(
+        plane.astype(np.float64), -2, footprint=_RING, mode="constant", cval=-np.inf
+    )
     height = plane - around
     candidates &= level - around < HOT_NEIGHBOURS * height
     return np.asarray(candidates & (second - around < HOT_SECOND * height))
