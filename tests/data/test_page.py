@@ -382,3 +382,9 @@ def test_the_page_is_there_when_it_is_complete(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         page_of(tmp_path)
     assert "cell 7" in path.read_text(encoding="utf-8")
+
+
+def test_the_page_tells_the_limits_that_held(tmp_path: Path) -> None:
+    records = [{"name": n, "accepted": True, "limit_px": px} for n, px in (("a", 0.25), ("b", 0.4))]
+    write_page([Row(r, None, None) for r in records], tmp_path / "p.html", max_residual_px=0.2)
+    assert "the limit is 0.25 to 0.4 px" in (tmp_path / "p.html").read_text()

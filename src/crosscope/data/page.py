@@ -119,7 +119,7 @@ def write_page(rows: Sequence[Row], path: Path, *, max_residual_px: float) -> No
     text = environment.get_template("registration.html.jinja").render(
         entries=entries,
         summary=_summary([row.record for row in rows]),
-        limit=f"{max_residual_px:g}",
+        limit=_limits([row.record for row in rows], max_residual_px),
         colours=COLOURS,
     )
     with writing(path) as part:  # a file's name need not be text: what is not becomes "?"
@@ -192,6 +192,13 @@ class _Summary:
     measured: int
     median: str
     worst: str
+
+
+def _limits(records: Sequence[dict[str, Any]], max_residual_px: float) -> str:
+    """Return the limit that held, or the range of those that did."""
+    limits = [float(record.get("limit_px") or max_residual_px) for record in records]
+    low, high = min(limits, default=max_residual_px), max(limits, default=max_residual_px)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _summary(records: Sequence[dict[str, Any]]) -> _Summary:
