@@ -195,7 +195,7 @@ def page_of(folder: Path, *records: dict[str, Any], overlay: bytes | None = OVER
 def test_the_numbers_are_those_of_the_record(tmp_path: Path) -> None:
     page = page_of(tmp_path, record())
     for text in (
-        "1 of 1 pairs accepted. Median residual 0.043 px, worst 0.043 px; the limit is 0.2 px.",
+        "1 of 1 pairs accepted. Median residual 0.043 px, worst 0.043 px; the limit is 0.25 px.",
         "0.043 ± 0.008 px = 14.0 nm, limit 0.25 px",
         "0.312 before, 0.871 after",
         "y −3.26 px, x +12.3 px",
