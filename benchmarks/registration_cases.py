@@ -107,9 +107,9 @@ def differ_case(*, seed: int, size_px: int, photons: tuple[float, float] = (20.0
     return Case(cs.RawPair(f"differ-{seed}", images[0], images[1]), warp, _inside(sharp))
 
 
-def unrelated_case(*, seed: int, size_px: int) -> Case:
+def unrelated_case(system: str, *, seed: int, size_px: int) -> Case:
     """Return the source of one field with the target of another."""
-    first, second = cs.simulate("confocal-sted", pairs=2, seed=seed, size_px=size_px)
+    first, second = cs.simulate(system, pairs=2, seed=seed, size_px=size_px)
     pair = cs.RawPair(f"unrelated-{seed}", first.source, second.target)
     return Case(pair, None, np.zeros((size_px, size_px), bool))
 
@@ -123,6 +123,15 @@ def empty_case(*, seed: int, size_px: int) -> Case:
     ]
     return Case(
         cs.RawPair(f"empty-{seed}", images[0], images[1]), None, np.zeros((size_px, size_px), bool)
+    )
+
+
+def constant_case(*, seed: int, size_px: int) -> Case:
+    """Return a source of one grey value with the target of a field of beads."""
+    (pair,) = cs.simulate("confocal-sted", pairs=1, seed=seed, size_px=size_px)
+    flat = pair.source.with_pixels(np.full_like(pair.source.pixels, 100 + seed))
+    return Case(
+        cs.RawPair(f"constant-{seed}", flat, pair.target), None, np.zeros((size_px, size_px), bool)
     )
 
 

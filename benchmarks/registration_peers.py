@@ -55,9 +55,18 @@ class Peer(Protocol):
     """A registration by another library; None, and a printed sentence, where it is missing."""
 
     def __call__(
-        self, source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind
+        self,
+        source: Array,
+        target: Array,
+        *,
+        zoom: tuple[float, float],
+        kind: Kind,
+        stiffness_px: float,
     ) -> ToSource | None:
-        """Register raw planes; `zoom` (y, x) is target pixels per source pixel."""
+        """Register raw planes; `zoom` (y, x) is target pixels per source pixel.
+
+        `stiffness_px` is the spacing of the knots of a spline, or the width of a flow's window.
+        """
         ...
 
 
@@ -155,7 +164,6 @@ def _hann(shape: tuple[int, ...]) -> Array:
 
 # --- SimpleITK ------------------------------------------------------------------------------------
 
-SITK_GRID_PX = 160
 SITK_LEVELS = {  # shrink factors, blurs (px); share of the pixels; most steps
     "linear": ((4, 2, 1), (2, 1, 0), 1.0, 100),
     "elastic": ((2, 1), (2, 0), 0.2, 30),
@@ -163,7 +171,7 @@ SITK_LEVELS = {  # shrink factors, blurs (px); share of the pixels; most steps
 
 
 def register_by_simpleitk(
-    source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind
+    source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind, stiffness_px: float
 ) -> ToSource | None:
     """Register by correlation and regular-step gradient descent."""
     if find_spec("SimpleITK") is None:
@@ -199,7 +207,7 @@ def register_by_simpleitk(
     linear.SetInitialTransform(transform, inPlace=True)
     linear.Execute(fixed, moving)
     if kind == "elastic":
-        cells = [max(1, round(n / SITK_GRID_PX)) for n in fixed.GetSize()]
+        cells = [max(1, round(n / stiffness_px)) for n in fixed.GetSize()]
         spline = sitk.BSplineTransformInitializer(fixed, cells, 3)
         elastic = method("elastic")
         elastic.SetMovingInitialTransform(transform)
@@ -242,11 +250,7 @@ ELASTIX_STAGES: dict[str, tuple[str, int, dict[str, str]]] = {  # name, resoluti
     "elastic": (
         "bspline",
         1,
-        {
-            "FinalGridSpacingInPhysicalUnits": "160",
-            "NumberOfSpatialSamples": "20000",
-            "MaximumNumberOfIterations": "1000",
-        },
+        {"NumberOfSpatialSamples": "20000", "MaximumNumberOfIterations": "1000"},
     ),
 }
 ELASTIX_WORKER = """
@@ -273,7 +277,7 @@ numpy.save(folder + "/field.npy", itk.array_from_image(field))
 
 
 def register_by_elastix(
-    source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind
+    source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind, stiffness_px: float
 ) -> ToSource | None:
     """Register by normalised correlation and adaptive stochastic gradient descent."""
     python = _elastix_python()
@@ -281,8 +285,9 @@ def register_by_elastix(
         print(f"elastix is missing: set {ELASTIX_PYTHON} to a python that has itk-elastix")
         return None
     ready = prepare(source, target, zoom=zoom)
+    grid = {"FinalGridSpacingInPhysicalUnits": str(stiffness_px)} if kind == "elastic" else {}
     stages = [
-        (name, resolutions, ELASTIX_COMMON | settings)
+        (name, resolutions, ELASTIX_COMMON | settings | grid)
         for name, resolutions, settings in (
             ELASTIX_STAGES[step] for step in (("affine", kind) if kind == "elastic" else (kind,))
         )
@@ -311,12 +316,11 @@ def _elastix_python() -> str | None:
 # --- scikit-image ---------------------------------------------------------------------------------
 
 SKIMAGE_RANSAC_PX = 1.0
-SKIMAGE_RADIUS_PX = 80
 SKIMAGE_WARPS = 5
 
 
 def register_by_scikit_image(
-    source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind
+    source: Array, target: Array, *, zoom: tuple[float, float], kind: Kind, stiffness_px: float
 ) -> ToSource | None:
     """Register by phase correlation, whole or block by block with RANSAC, and optical flow."""
     if find_spec("skimage") is None:
@@ -361,7 +365,7 @@ def register_by_scikit_image(
         flow = registration.optical_flow_ilk(
             ready.target,
             warped,
-            radius=SKIMAGE_RADIUS_PX,
+            radius=round(stiffness_px / 2),
             num_warp=SKIMAGE_WARPS,
             gaussian=True,
             dtype=np.float64,

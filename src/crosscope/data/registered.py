@@ -46,14 +46,21 @@ class ResidualMap:
         return replace(self, corner_yx_px=corner)
 
     def at(self, y: slice, x: slice) -> float:
-        """Return the largest error to be expected in a part of the images; NaN where none is."""
-        cells = []
-        for part, corner in ((y, self.corner_yx_px[0]), (x, self.corner_yx_px[1])):
-            first = int((part.start - corner) // self.cell_px)
-            cells.append(slice(max(first, 0), int((part.stop - 1 - corner) // self.cell_px) + 1))
-        there = self.expected_px[cells[0], cells[1]]
-        known = there[~np.isnan(there)]
-        return float(known.max()) if known.size else math.nan
+        """Return the RMS error to be expected in a part of the images; NaN where none is known."""
+        overlap = [
+            np.clip(part.stop - begin, 0, self.cell_px)
+            - np.clip(part.start - begin, 0, self.cell_px)
+            for part, begin in zip((y, x), self._begins(), strict=True)
+        ]
+        weights = np.outer(*overlap) * ~np.isnan(self.expected_px)
+        if not weights.any():
+            return math.nan
+        return math.sqrt(np.average(np.nan_to_num(self.expected_px) ** 2, weights=weights))
+
+    def _begins(self) -> list[Float[np.ndarray, " n"]]:
+        """Return the first row of each row of cells, and the first column of each column."""
+        shape, corner = self.expected_px.shape, self.corner_yx_px
+        return [c + self.cell_px * np.arange(n) for n, c in zip(shape, corner, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the map as what JSON can hold: NaN becomes null."""

@@ -15,7 +15,7 @@ from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
 from crosscope.data.registered import RegisteredPair, take_part
 
-DOUBTFUL_SHARE = 0.65
+DOUBTFUL_SHARE = 0.73
 """Of a pair's limit: where this RMS error is to be expected, one in ten is above the limit."""
 SIGNAL_BLUR_PX = 1.0
 SIGNAL_NOISES = 6.0
@@ -175,7 +175,7 @@ def cut_patches(
     A patch has signal where its target rises above the background by 6 times its noise, and by
     5 % of what the brightest structure of the median field rises. Single hot pixels, which a
     median of 3 x 3 removes, are no structure. A patch is left out where the registration's map of
-    residuals expects an RMS error of 65 % of the pair's limit or more.
+    residuals expects an RMS error of 73 % of the pair's limit or more.
     """
     random = np.random.default_rng(seed)
     source, target, field, has_signal, doubtful = [], [], [], [], 0

@@ -138,7 +138,8 @@ def register(
     max_residual_px: Annotated[
         float | None,
         typer.Option(
-            min=1e-3, help="Refuse pairs above; else 0.2, or 5 % of the finest period if more."
+            min=1e-3,
+            help="Refuse pairs above; else 0.2, or 5 % of the source's finest period.",
         ),
     ] = None,
     all_: Annotated[

@@ -32,6 +32,8 @@ MOST_COHERENT = 0.98
 """Beyond this the filter would grow without bound: an image against itself."""
 LINEAR_NOISES, LINEAR_SHARE = 2.0, 0.3
 """Up to here features stay linear: in noises, and of their standard deviation."""
+SEEN = 2.0
+"""Times the noise's power: above this, structure shows."""
 FLOOR = 1e-3
 """Of the strongest frequency's power."""
 _PADDING_PX = 32
@@ -80,11 +82,7 @@ def measure_filters(source: Grey, target: Grey, inside: Bool[np.ndarray, "y x"])
 
 def _measure(source: Grey, target: Grey, inside: Bool[np.ndarray, "y x"], size: int) -> Filters:
     spectra, windows = _spectra(source, target, inside, size)
-    y, x = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)
-    ring = np.round(np.hypot(y, x) * size).astype(int).ravel()
-    both_sides = np.broadcast_to(np.where((x == 0) | (x == 0.5), 1.0, 2.0), (size, x.size)).ravel()
-    count = np.bincount(ring, both_sides)
-    g_ss, g_tt, g_st = (np.bincount(ring, both_sides * s.ravel()) / count for s in spectra)
+    (g_ss, g_tt, g_st), frequency, count = _ring_means(spectra)
     ratio = g_st / np.maximum(g_tt, 1e-300)
     # what is far below the strongest counts as noise, also in images that have none
     g_ss, g_tt = g_ss + FLOOR * g_ss.max(), g_tt + FLOOR * g_tt.max()
@@ -92,7 +90,6 @@ def _measure(source: Grey, target: Grey, inside: Bool[np.ndarray, "y x"], size: 
     # windows that overlap by half hold about half as many independent samples, and of each two
     # conjugate frequencies one is the other's copy
     error = 1 / np.sqrt(count * max(windows, 1) / 4)
-    frequency = np.arange(count.size) / size
     certain = g_st / np.sqrt(power) > CERTAIN * error
     certain[0] = False
     # chance makes lone frequencies beyond the band look certain: it ends where two in a row are not
@@ -110,6 +107,34 @@ def _measure(source: Grey, target: Grey, inside: Bool[np.ndarray, "y x"], size: 
         source_gain[certain] = 1 / np.sqrt(noise)
         target_gain[certain] = ratio / np.sqrt(noise)
     return Filters(frequency, source_gain, target_gain, coherence)
+
+
+def measure_finest_period_px(image: Grey) -> float:
+    """Return the period of the finest structure that an image shows above its noise, in its px.
+
+    The noise is what its power falls to at the highest frequencies: an image that is sampled too
+    coarsely for its structure, or that is blurred after it was taken, has none to tell it by.
+    """
+    size = min(WINDOW_PX, *image.shape)
+    (power, _, _), _ = _spectra(image, image, np.ones(image.shape, bool), size)
+    mean, frequency, _ = _ring_means(power[None])
+    noise = np.median(mean[0][frequency > 0.45])
+    seen = mean[0] > np.maximum(SEEN * noise, FLOOR * mean[0][1:].max())
+    beyond = np.flatnonzero(~seen[1:])
+    return float(1 / frequency[max(int(beyond[0]) if beyond.size else seen.size - 1, 1)])
+
+
+def _ring_means(
+    spectra: Float[np.ndarray, "n ky kx"],
+) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Return half spectra averaged over the frequency's modulus, that, and how many each holds."""
+    size = spectra.shape[1]
+    y, x = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)
+    ring = np.round(np.hypot(y, x) * size).astype(int).ravel()
+    both_sides = np.broadcast_to(np.where((x == 0) | (x == 0.5), 1.0, 2.0), (size, x.size)).ravel()
+    count = np.bincount(ring, both_sides)
+    means = np.stack([np.bincount(ring, both_sides * s.ravel()) / count for s in spectra])
+    return means, np.arange(count.size) / size, count
 
 
 def _smoothed(

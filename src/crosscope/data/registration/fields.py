@@ -35,11 +35,11 @@ from crosscope.data.transforms import (
 KNOTS_PX = 64.0
 """Spacing of the finest bend, as the finest blocks of Wang et al. 2019."""
 STIFFNESSES = tuple(10.0 ** np.arange(-1.0, 4.1, 0.5))
-LEAST_CELLS = 16
+LEAST_CELLS = 12
 """That hold structure, for a bend."""
 TYPICAL = 8.0
 """Squared deviations, in noises, beyond which a block tells less and less."""
-ALIKE = 2.0
+ALIKE = 1.0
 """Standard errors within which two kinds are as good as each other."""
 OUTLYING = 4.0
 """Squared deviations at which a block's weight has fallen to a half."""
@@ -98,17 +98,14 @@ def fit(
     return _fit_matrix(blocks, kind, shape)
 
 
-def choose(
+def hold_out(
     blocks: Blocks,
     kinds: Sequence[Kind],
     shape: tuple[int, ...],
     *,
     knots_px: float = KNOTS_PX,
-) -> Kind:
-    """Return the first of the kinds, simple to free, that is as good as any on held-out cells.
-
-    A kind's error is what each cell is off, in noises squared, by fits to the other folds.
-    """
+) -> Float[np.ndarray, "kinds cells"]:
+    """Return how unlikely, as minus a log-likelihood, each cell is by fits to the other folds."""
     errors = np.zeros((len(kinds), int(blocks.cell.max()) + 1))
     for fold in range(4):
         others = blocks.select(blocks.fold != fold)
@@ -122,7 +119,13 @@ def choose(
             )
             square = deviations(blocks, fitted.transform)
             held_out = blocks.fold == fold
-            error += np.bincount(blocks.cell, held_out * np.log1p(square / TYPICAL), error.size)
+            unlikely = TYPICAL / 2 * np.log1p(square / TYPICAL)
+            error += np.bincount(blocks.cell, held_out * unlikely, error.size)
+    return errors
+
+
+def choose(kinds: Sequence[Kind], errors: Float[np.ndarray, "kinds cells"]) -> Kind:
+    """Return the first of the kinds, simple to free, that is as good as any on held-out cells."""
     total = errors.sum(axis=1)
     best = int(np.argmin(total))
     for i, kind in enumerate(kinds):

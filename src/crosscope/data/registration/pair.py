@@ -22,7 +22,13 @@ from crosscope.data.landmarks import LandmarkFit, Landmarks, fit_landmarks
 from crosscope.data.pairs import RawPair
 from crosscope.data.registered import RegisteredPair, ResidualMap
 from crosscope.data.registration.blocks import CELL_BLOCKS, count_per_block, measure_blocks
-from crosscope.data.registration.features import apply_filter, compress, measure_filters, unit_of
+from crosscope.data.registration.features import (
+    apply_filter,
+    compress,
+    measure_filters,
+    measure_finest_period_px,
+    unit_of,
+)
 from crosscope.data.registration.fields import (
     AFFINE,
     KNOTS_PX,
@@ -30,6 +36,7 @@ from crosscope.data.registration.fields import (
     TRANSLATION,
     choose,
     fit,
+    hold_out,
     kinds_for,
     temper,
 )
@@ -39,7 +46,7 @@ from crosscope.data.transforms import Matrix, Transform, apply, compose, invert
 
 MOST_RESIDUAL_PX = 0.2
 LEAST_SHARE_OF_RESOLUTION = 0.05
-"""No limit is stricter than this share of the finest period that both images show."""
+"""No limit is stricter than this share of the finest period that the source shows."""
 COARSEST_SIDE_PX = 320
 LEAST_SIDE_PX = 32
 """Of the common field."""
@@ -66,7 +73,7 @@ def register(
         Allow a shift and a turn only, as for confocal and STED on one stage.
     max_residual_px : float, optional
         The largest residual, in target px; by default 0.2, but no less than 5 % of the finest
-        period that both images show.
+        period that the source shows above its noise.
     landmarks : Landmarks, optional
         Where to start from. Where the images cannot be matched from there, they alone decide, and
         the residual is theirs (leave one out).
@@ -165,7 +172,6 @@ class _Aligned:
     transform: Transform
     residual: Residual
     cell_px: int
-    finest_period_px: float
     place: Place
 
 
@@ -186,7 +192,7 @@ def _align(source: Grey, target: Grey, place: Place, *, rigid: bool) -> _Aligned
         level = _level(nominal, target, thinning)
         knots_px = KNOTS_PX * thinning
         side_px = min(level.target.shape)
-        block_px = 32 if side_px >= 192 else 16 if side_px >= 64 else 8
+        block_px = 32 if side_px >= 320 else 16 if side_px >= 64 else 8
         for number in range(ROUNDS):
             frame = _frame(level, transform)
             if number < FILTERED_ROUNDS:
@@ -207,13 +213,16 @@ def _align(source: Grey, target: Grey, place: Place, *, rigid: bool) -> _Aligned
             tempered = temper(blocks, kind, target.shape, knots_px=knots_px)
             if number == 1:
                 kinds = kinds_for(blocks, rigid=rigid)
-                kind = choose(tempered, kinds, target.shape, knots_px=knots_px)
+                errors = hold_out(tempered, kinds, target.shape, knots_px=knots_px)
+                kind = choose(kinds, errors)
                 tempered = temper(blocks, kind, target.shape, knots_px=knots_px)
             fitted = fit(tempered, kind, target.shape, knots_px=knots_px)
             transform = fitted.transform
     assert filtered is not None
     structure = count_per_block(_structure(target, thinning, frame.inside), block_px)
-    residual = measure_residual(tempered, fitted, structure, target.shape, knots_px=knots_px)
+    residual = measure_residual(
+        tempered, fitted, structure, target.shape, kinds=kinds, knots_px=knots_px
+    )
     if residual is None:
         return None
     to_raw = compose(nominal_matrix(place.turn, place.zoom, source.shape), transform.matrix)
@@ -221,7 +230,6 @@ def _align(source: Grey, target: Grey, place: Place, *, rigid: bool) -> _Aligned
         Transform(to_raw, transform.bend),
         residual,
         block_px * CELL_BLOCKS * thinning,
-        filtered.finest_period_px,
         place,
     )
 
@@ -246,7 +254,6 @@ class _Filtered:
 
     source_spline: Grey
     target: Grey
-    finest_period_px: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,17 +279,12 @@ def _filter(level: _Level, frame: _Frame) -> _Filtered | None:
     """Filter both images by what they have in common; None where that is nothing."""
     moved = ndimage.map_coordinates(level.source, frame.positions, order=3, mode="nearest")
     filters = measure_filters(moved, level.target, frame.inside)
-    common = np.flatnonzero(filters.coherence)
-    if common.size == 0:
+    if not filters.coherence.any():
         return None
     source = apply_filter(level.source, filters.frequency, filters.source)
     target = apply_filter(level.target, filters.frequency, filters.target)
     unit = unit_of(source)
-    return _Filtered(
-        ndimage.spline_filter(compress(source, unit), order=3),
-        compress(target, unit),
-        level.thinning / float(filters.frequency[common[-1]]),
-    )
+    return _Filtered(ndimage.spline_filter(compress(source, unit), order=3), compress(target, unit))
 
 
 def _structure(
@@ -327,7 +329,7 @@ def _by_landmarks(landmarks: LandmarkFit, source_shape: tuple[int, ...]) -> _Ali
     residual_px = math.inf if landmarks.residual_px is None else landmarks.residual_px
     residual = Residual(residual_px, 0.0, nothing, nothing[:, 0], nothing)
     place = _place_of(landmarks.matrix, source_shape)
-    return _Aligned(Transform(landmarks.matrix), residual, 64, 0.0, place)
+    return _Aligned(Transform(landmarks.matrix), residual, 64, place)
 
 
 # --- the registered pair --------------------------------------------------------------------------
@@ -343,13 +345,14 @@ def _registered(
     source = _resampled(raw_source, transform, field)
     target = np.ascontiguousarray(pair.target.pixels[field])
     before = before_registration(pair, aligned.place.zoom)
+    px_per_px = _px_per_px(transform)
     limit_px = max_residual_px
     if limit_px is None:
-        limit_px = max(MOST_RESIDUAL_PX, LEAST_SHARE_OF_RESOLUTION * aligned.finest_period_px)
+        finest_px = measure_finest_period_px(raw_source) / px_per_px
+        limit_px = max(MOST_RESIDUAL_PX, LEAST_SHARE_OF_RESOLUTION * finest_px)
     residual_px, reason = aligned.residual.rms_px, None
     if not residual_px <= limit_px:
         reason = f"what is left, {residual_px:.2f} px, is above the limit of {limit_px:.2f} px"
-    px_per_px = _px_per_px(transform)
     source_nm, target_nm = _sizes_nm(pair, px_per_px)
     assumed = pair.source.assumed
     if _zoom(pair) is None:

@@ -8,21 +8,31 @@ itself had a say, by a leverage h, it took h (n_1 + n_2) / 2 of its own noise, s
     <|e|^2> = <m_1 . m_2> + h <|n|^2>,    <|n|^2> = <|m_1 - m_2|^2> / 2,    m = (1 - h) m_held-out
 
 The noise also says by how much the blocks' information is too sure of itself, and the normal matrix
-how much noise a fit lets through at each place: the error to be expected there.  What is measured
-beyond that in the mean is a misfit, counted where it is certain.
+how much noise a fit lets through at each place.  Other kinds of transform that are as likely lie
+away from the fit: what exceeds the noise of that, too, is an error to be expected.  What is
+measured beyond both in the mean is a misfit, counted where it is certain.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from crosscope.data.registration.blocks import Blocks
-from crosscope.data.registration.fields import KNOTS_PX, Fit, fit, variance_px2
+from crosscope.data.registration.fields import KNOTS_PX, Fit, Kind, fit, hold_out, variance_px2
 
 SIGNIFICANT = 2.33
 """Standard errors above 0 that chance reaches in 1 %."""
+LEAST_WEIGHT = 1e-3
+"""Of a kind that is asked what it would have fitted."""
+PULL = 0.767
+"""What blocks of Cauchy's weight pull at a fit, as a share of that weight, where noise is normal.
+
+Huber, P. Ann. Math. Stat. 35, 73-101 (1964), doi 10.1214/aoms/1177703732: the variance of a robust
+fit is the mean square of the scores over the square of their mean slope.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +64,7 @@ def measure_residual(
     structure: Float[np.ndarray, " n"],
     shape: tuple[int, ...],
     *,
+    kinds: Sequence[Kind],
     knots_px: float = KNOTS_PX,
 ) -> Residual | None:
     """Measure what a fit leaves; None where too few cells hold structure.
@@ -67,6 +78,8 @@ def measure_residual(
         Pixels inside structures in each block.
     shape : (y, x)
         Of the target, px.
+    kinds : sequence of Kind
+        Those that might have been fitted.
     """
     held_out = np.zeros_like(blocks.centre_yx_px)
     for fold in range(4):
@@ -102,12 +115,14 @@ def measure_residual(
     error = math.sqrt((share**2 * (square - measured) ** 2).sum())
 
     said = np.trace(np.linalg.inv(firmness), axis1=1, axis2=2).reshape(cells, 2)[used].mean(axis=1)
-    overconfidence = float(np.median(noise / said) / _MEDIAN_OVER_MEAN)
+    overconfidence = float(np.average(noise / said, weights=1 / said)) / PULL**2
     places = _centroids(blocks, structure, cells)[used]
-    expected = overconfidence * variance_px2(fitted, places, shape, knots_px=knots_px)
-    by_noise = float((share * expected).sum())
-    misfit = measured - by_noise if measured - by_noise > SIGNIFICANT * error else 0.0
-    rms = math.sqrt(by_noise + misfit)
+    expected = _expect(
+        blocks, fitted, kinds, places, share, overconfidence, shape=shape, knots_px=knots_px
+    )
+    by_fit = float((share * expected).sum())
+    misfit = measured - by_fit if measured - by_fit > SIGNIFICANT * error else 0.0
+    rms = math.sqrt(by_fit + misfit)
     return Residual(
         rms,
         math.sqrt(rms**2 + error) - rms,
@@ -117,8 +132,42 @@ def measure_residual(
     )
 
 
-_MEDIAN_OVER_MEAN = math.log(2)
-"""Of a chi-square of two degrees of freedom: few cells with an odd object rule a mean."""
+def _expect(
+    blocks: Blocks,
+    fitted: Fit,
+    kinds: Sequence[Kind],
+    places: Float[np.ndarray, "c 2"],
+    share: Float[np.ndarray, " c"],
+    overconfidence: float,
+    *,
+    shape: tuple[int, ...],
+    knots_px: float,
+) -> Float[np.ndarray, " c"]:
+    """Return the square error to be expected at places: by noise, and by the choice of the kind."""
+
+    def variance(fitted: Fit) -> Float[np.ndarray, " c"]:
+        return overconfidence * variance_px2(fitted, places, shape, knots_px=knots_px)
+
+    by_noise = variance(fitted)
+    expected = by_noise.copy()
+    for kind, weight in zip(kinds, _weigh(blocks, kinds, shape, knots_px), strict=True):
+        if weight > LEAST_WEIGHT:
+            other = fit(blocks, kind, shape, knots_px=knots_px)
+            away = other.transform.to_source(places) - fitted.transform.to_source(places)
+            square = (away**2).sum(axis=1)
+            by_its_noise = (share * (variance(other) - by_noise)).sum()
+            beyond = 1 - by_its_noise / max((share * square).sum(), 1e-12)
+            expected += weight * np.clip(beyond, 0, 1) * square
+    return expected
+
+
+def _weigh(
+    blocks: Blocks, kinds: Sequence[Kind], shape: tuple[int, ...], knots_px: float
+) -> Float[np.ndarray, " kinds"]:
+    """Return how likely each kind is by what held-out cells say; the sum is 1."""
+    unlikely = hold_out(blocks, kinds, shape, knots_px=knots_px).sum(axis=1)
+    likely = np.exp(unlikely.min() - unlikely)
+    return np.asarray(likely / likely.sum())
 
 
 def _sum(
