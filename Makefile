@@ -18,6 +18,7 @@ check: .venv/ready
 benchmark: .venv/ready
 	$(PY) benchmarks/quickstart.py
 	$(PY) benchmarks/registration.py
+	$(PY) benchmarks/real_registration.py
 	$(PY) benchmarks/prediction.py
 	$(PY) examples/real_microtubules.py real_microtubules
 
