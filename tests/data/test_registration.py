@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from crosscope.data.background import measure_background
 from crosscope.data.errors import OutputError, PairError, RegistrationError
 from crosscope.data.images import Image, write_image
 from crosscope.data.landmarks import Landmarks
-from crosscope.data.pairs import RawPair
+from crosscope.data.pairs import RawPair, read_pairs
 from crosscope.data.registered import (
     RefusedPair,
     RegisteredPair,
@@ -31,6 +32,9 @@ from crosscope.data.registration.pair import register, register_anyway
 from crosscope.data.registration.residual import PULL
 from crosscope.data.sampling import cut_patches
 from crosscope.optics.systems import simulate
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+needs_real_images = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images in {REAL}")
 
 # --- a microscope that knows the truth ------------------------------------------------------------
 
@@ -605,3 +609,24 @@ def test_a_truth_too_small_for_its_pair_is_named(registered: RegisteredPair) -> 
     small = registered.target.with_pixels(registered.target.pixels[:40, :40])
     with pytest.raises(RegistrationError, match="40 x 40 px"):
         crop_like(small, registered)
+
+
+# --- real images ----------------------------------------------------------------------------------
+
+
+@needs_real_images
+def test_a_crop_of_real_microtubules_is_found_without_any_size() -> None:
+    folder = REAL / "microtubule_widefield_storm"
+    (raw,) = read_pairs(folder / "microtubule_widefield.tif", folder / "microtubule_STORM.tif")
+    corners = register(raw).to_source(np.array([[-0.5, -0.5], [1279.5, 1279.5]])) + 0.5
+    np.testing.assert_allclose(corners, [[50, 48], [306, 304]], atol=1)
+
+
+@needs_real_images
+def test_the_drift_of_a_real_confocal_is_the_same_on_the_way_round_over_its_repeat() -> None:
+    ring = ("AU20", "AU04", "AU04_", "AU20_", "AU20")
+    point = np.array([[255.5, 255.5]])
+    for target, source in pairwise(REAL / "pinhole_confocal" / f"FRC_GaAsP_{n}.nd2" for n in ring):
+        (raw,) = read_pairs(source, target)
+        point = register(raw).to_source(point)
+    np.testing.assert_allclose(point, [[255.5, 255.5]], atol=0.1)
