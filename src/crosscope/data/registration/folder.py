@@ -7,14 +7,14 @@ what it was made of: the bytes of both files, the options, and the version.
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from crosscope.data.cores import count_cores
 from crosscope.data.correction import correct_flat, remove_hot_pixels
@@ -228,6 +228,8 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(" ".join(map(sha256, list_images(path))).encode()).hexdigest()
 
 
+# side by side, more threads would stand in each other's way; and sums would differ in the last bits
+@threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def _do(job: _Job, out: Path) -> CrosscopeError | None:
     """Register the pairs of one job into `out`; the record, written last, says that it is done."""
     records: list[dict[str, Any]] = []
@@ -356,7 +358,7 @@ def _work(
         yield from ((job, _do(job, out)) for job in jobs)
         return
     spawn = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         todo, running = iter(jobs), {}
         try:
             while True:
@@ -372,22 +374,6 @@ def _work(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that start now use one thread each: more would stand in each other's way."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 # --- what is done already -------------------------------------------------------------------------
