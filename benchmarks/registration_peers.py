@@ -4,25 +4,26 @@ All get the same preparation, which counts more than the library: the source on 
 either image blurred until both are equally wide, a Gaussian of 1 px, the square root, background
 removed, and whole pixels of shift from an unnormalised correlation.  Settings were chosen on the
 seeds 901 and 902 at 512 and 1024 px, one set per kind of transform for all systems (the preparation
-among 6, by elastix):
+among 6, by elastix), but for the stiffness of bends, which each row is given:
 
 SimpleITK 2.5.7, 13 elastic settings and 5 affine: correlation, regular steps scaled by physical
-shift, linear interpolation; B-spline of 160 px, a fifth of the pixels, 2 levels of 30 steps.  The
+shift, linear interpolation; B-spline, a fifth of the pixels, 2 levels of 30 steps.  The
 tolerance of the gradient must be lowered to 1e-8: at its 1e-4 an affine stops up to 0.16 px off.
 LBFGSB took longer and came no nearer on `differ`; grids of 64 px overfit there (p95 1.9 px).
 
 elastix of itk-elastix 0.25.4, 27 elastic settings and 5 affine: normalised correlation of 5000
-to 20000 random points, cubic interpolation; B-spline of 160 px in one resolution.  On `differ`
+to 20000 random points, cubic interpolation; B-spline in one resolution.  On `differ`
 48 px gave p95 1.8, 96 px 0.8 and 128 px 0.55 px; a bending penalty of 1e5 with 48 px did as well as
 160 px there, but didn't converge on every pair.
 
 scikit-image 0.26.0, 9 settings of the flow, 3 of ORB: blocks of 128 px by
-`phase_cross_correlation(normalization=None)`, RANSAC to 1 px, then `optical_flow_ilk`, radius 80 px
-(Gaussian weights), 5 warps.  normalization="phase" errs by 0.5 to 2 px at 50 photons; ORB with
-RANSAC leaves 0.4 px of a rigid turn and 1.3 px and more of bent fields.
+`phase_cross_correlation(normalization=None)`, RANSAC to 1 px, then `optical_flow_ilk`, radius half
+of the stiffness (Gaussian weights), 5 warps.  normalization="phase" errs by 0.5 to 2 px at 50
+photons; ORB with RANSAC leaves 0.4 px of a rigid turn and 1.3 px and more of bent fields.
 
-What is best for `differ`, few parameters, is not best for filaments in wide field: there grids of
-96 px and radii of 40 px come to 0.05 to 0.09 px instead of 0.03 to 0.15.
+Stiffness, at 1024 px: 96 px for filaments in wide field (SimpleITK 0.06 px, elastix 0.04,
+scikit-image 0.07 to 0.08; among 48, 72, 96 and 128), 160 px for `differ` (0.42 to 0.58, 0.45, 0.53;
+among 128, 160, 224 and 320; scikit-image comes to 0.49 with 224).
 """
 
 import functools
@@ -298,7 +299,7 @@ def register_by_elastix(
         np.save(f"{folder}/target.npy", ready.target.astype(np.float32))
         Path(folder, "plan.json").write_text(json.dumps(plan))
         single = os.environ | {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
-        subprocess.run([python, "-c", ELASTIX_WORKER, folder], check=True, env=single)
+        subprocess.run([python, "-c", ELASTIX_WORKER, folder], check=True, env=single, cwd=folder)
         field = np.load(f"{folder}/field.npy")
     return ready.to_source(_yx_first(field) + ready.start_px[:, None, None])
 
