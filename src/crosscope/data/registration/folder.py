@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
-from threadpoolctl import threadpool_limits
 
 from crosscope.data.cores import count_cores
 from crosscope.data.correction import correct_flat, remove_hot_pixels
@@ -229,8 +228,6 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(" ".join(map(sha256, list_images(path))).encode()).hexdigest()
 
 
-# side by side, more threads would stand in each other's way; and sums would differ in the last bits
-@threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 # side by side, more threads would stand in each other's way; and sums would differ in the last bits
 @threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def _do(job: _Job, out: Path) -> CrosscopeError | None:
