@@ -388,3 +388,17 @@ def test_the_page_tells_the_limits_that_held(tmp_path: Path) -> None:
     records = [{"name": n, "accepted": True, "limit_px": px} for n, px in (("a", 0.25), ("b", 0.4))]
     write_page([Row(r, None, None) for r in records], tmp_path / "p.html", max_residual_px=0.2)
     assert "the limit is 0.25 to 0.4 px" in (tmp_path / "p.html").read_text()
+
+
+def test_limits_are_rounded_and_a_pair_that_met_none_is_left_out_of_them(tmp_path: Path) -> None:
+    refused = {"name": "b", "accepted": False, "reason": "is another field", "limit_px": None}
+    text = " ".join(page_of(tmp_path, record(limit_px=0.3169), refused).text.split())
+    assert "the limit is 0.317 px." in text
+    assert "14.0 nm, limit 0.317 px" in text
+    assert "not measured, limit 0.2 px" in text
+
+
+def test_a_pair_that_needed_no_bend_is_not_said_to_be_unmeasured(tmp_path: Path) -> None:
+    text = " ".join(page_of(tmp_path, record(elastic_px=None)).text.split())
+    assert "Largest elastic displacementnone" in text
+    assert "Not measured" not in text

@@ -13,22 +13,20 @@ import base64
 import io
 import json
 import math
-import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image as Pillow
-from scipy import sparse
 
 from crosscope.data.background import measure_background
 from crosscope.data.files import writing
+from crosscope.data.registered import ResidualMap
 
 OVERLAY_BYTES = 20_000  # 200 of them, as base64, are 5.3 MB
 GAMMA = 0.7  # dim structure shows, and noise not yet
@@ -82,14 +80,12 @@ def draw_overlay(
     assert source.shape == target.shape
     magenta, green = _stretched(source, side_px), _stretched(target, side_px)
     picture = Pillow.fromarray(np.stack([magenta, green, magenta], axis=-1))
-    jpeg = b""
-    for quality in (90, 80, 70, 60, 50, 40, 30, 20, 10):
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, subsampling=0)
-        jpeg = file.getvalue()
-        if len(jpeg) <= OVERLAY_BYTES:
+    for quality in range(90, 0, -10):
+        jpeg = io.BytesIO()
+        picture.save(jpeg, "JPEG", quality=quality, subsampling=0)
+        if jpeg.tell() <= OVERLAY_BYTES:
             break
-    return jpeg
+    return jpeg.getvalue()
 
 
 def write_page(rows: Sequence[Row], path: Path, *, max_residual_px: float) -> None:
@@ -116,11 +112,12 @@ def write_page(rows: Sequence[Row], path: Path, *, max_residual_px: float) -> No
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["base64"] = lambda jpeg: base64.b64encode(jpeg).decode("ascii")
+    environment.filters["figure"] = _figure
+    environment.filters["limit"] = lambda px: f"{px:.3g}"
+    environment.filters["median"] = statistics.median
     text = environment.get_template("registration.html.jinja").render(
-        entries=entries,
-        summary=_summary([row.record for row in rows]),
-        limit=_limits([row.record for row in rows], max_residual_px),
-        colours=COLOURS,
+        entries=entries, max_residual_px=max_residual_px, colours=COLOURS, steps=STEPS
     )
     with writing(path) as part:  # a file's name need not be text: what is not becomes "?"
         part.write_bytes(text.encode("utf-8", "replace"))
@@ -149,103 +146,53 @@ def _stretched(pixels: Num[np.ndarray, "y x"], side_px: int) -> UInt8[np.ndarray
 
 def _thinned(grey: Float[np.ndarray, "y x"], side_px: int) -> Float[np.ndarray, "v u"]:
     """Average over areas, fractions of pixels counted, to at most `side_px` on the longer side."""
-    shrink = min(1.0, side_px / max(grey.shape))
-    if shrink == 1.0:
+    shrink = side_px / max(grey.shape)
+    if shrink >= 1:
         return grey
-    rows, columns = (_areas(n, max(1, round(n * shrink))) for n in grey.shape)
-    return np.asarray((columns @ (rows @ grey).T).T)
-
-
-def _areas(old_px: int, new_px: int) -> Any:
-    """Return the sparse matrix (new, old): the share of each old pixel in a new one's mean."""
-    width = old_px / new_px
-    edges = np.linspace(0, old_px, new_px + 1)
-    taps = np.floor(edges[:-1]).astype(int)[:, None] + np.arange(math.ceil(width) + 1)
-    covered = np.minimum(taps + 1, edges[1:, None]) - np.maximum(taps, edges[:-1, None])
-    weights = np.clip(covered, 0, None) / width
-    taps = np.minimum(taps, old_px - 1)  # beyond the end nothing is covered
-    row = np.repeat(np.arange(new_px), taps.shape[1])
-    return sparse.csr_array((weights.ravel(), (row, taps.ravel())), shape=(new_px, old_px))
+    for old_px in grey.shape:  # the first axis, turned to the back; then the other one
+        edges = np.linspace(0, old_px, max(1, round(old_px * shrink)) + 1)
+        whole = np.minimum(edges.astype(int), old_px - 1)
+        sums = np.vstack([np.zeros(grey.shape[1]), grey.cumsum(axis=0)])
+        up_to_edges = sums[whole] + (edges - whole)[:, None] * grey[whole]
+        grey = (np.diff(up_to_edges, axis=0) / edges[1]).T
+    return grey
 
 
 # --- numbers in words -----------------------------------------------------------------------------
 
-NOT_MEASURED = "not measured"
-Measured = float | int | None
-"""As JSON has a number."""
 
-
-def _figure(value: Measured, unit: str = "", *, decimals: int = 3, sign: bool = False) -> str:
+def _figure(value: float | None, *, decimals: int = 3, sign: bool = False) -> str:
     """Write a number with `decimals` below 1, and at most two below 10, one below 100."""
-    if value is None or not math.isfinite(value):
-        return NOT_MEASURED
+    if value is None:
+        return "not measured"
     size = abs(value)
     decimals = min(decimals, 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0)
-    text = f"{value:{'+' if sign else ''}.{decimals}f}"
-    return text.replace("-", "−") + unit
-
-
-@dataclass(frozen=True)
-class _Summary:
-    pairs: int
-    accepted: int
-    measured: int
-    median: str
-    worst: str
-
-
-def _limits(records: Sequence[dict[str, Any]], max_residual_px: float) -> str:
-    """Return the limit that held, or the range of those that did."""
-    limits = [float(record.get("limit_px") or max_residual_px) for record in records]
-    low, high = min(limits, default=max_residual_px), max(limits, default=max_residual_px)
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def _summary(records: Sequence[dict[str, Any]]) -> _Summary:
-    """Return how many pairs were accepted, and the residuals of these."""
-    accepted = [record for record in records if record["accepted"]]
-    residuals = [r["residual_px"] for r in accepted if r.get("residual_px") is not None]
-    return _Summary(
-        len(records),
-        len(accepted),
-        len(residuals),
-        _figure(statistics.median(residuals) if residuals else None, " px"),
-        _figure(max(residuals, default=None), " px"),
-    )
-
-
-def _residual(record: dict[str, Any], limit_px: float) -> str:
-    """Return "0.043 ± 0.008 px = 14.3 nm, limit 0.2 px", less what is unknown."""
-    value, error, nm = (record.get(f"residual_{key}") for key in ("px", "error_px", "nm"))
-    text = _figure(value)
-    if value is not None:
-        text += "" if error is None else f" ± {_figure(error)}"
-        text += " px" + ("" if nm is None else f" = {_figure(nm, decimals=1)} nm")
-    return f"{text}, limit {limit_px:g} px"
+    return f"{value:{'+' if sign else ''}.{decimals}f}".replace("-", "−")
 
 
 def _facts(record: dict[str, Any]) -> dict[str, str | None]:
     """Return the numbers of a pair with their units, by what they are; None: not measured."""
-    shift, shape = record.get("shift_px"), record.get("shape_px")
-    scale, mirrored = record.get("scale"), record.get("mirrored")
-    turn, elastic = record.get("rotation_deg"), record.get("elastic_px")
-    correlations = record.get("correlation_before"), record.get("correlation_after")
-    before, after = map(_figure, correlations)
+
+    def write(key: str, in_words: Callable[[Any], str]) -> str | None:
+        value = record.get(key)
+        return None if value is None else in_words(value)
+
+    def shift(yx_px: Sequence[float]) -> str:
+        y, x = (_figure(by, decimals=2, sign=True) for by in yx_px)
+        return f"y {y} px, x {x} px"
+
+    before, after = record.get("correlation_before"), record.get("correlation_after")
+    correlation = f"{_figure(before)} before, {_figure(after)} after"
+    elastic = write("elastic_px", lambda px: f"{_figure(px, decimals=2)} px")
+    unbent = write("shift_px", lambda _: "none")  # registered, by a map without a bend
     return {
-        "Correlation": None if correlations == (None, None) else f"{before} before, {after} after",
-        "Shift": None
-        if shift is None
-        else ", ".join(
-            f"{axis} {_figure(by, ' px', decimals=2, sign=True)}"
-            for axis, by in zip("yx", shift, strict=True)
-        ),
-        "Rotation": None if turn is None else _figure(turn, "°"),
-        "Scale": None if scale is None else f"{scale:.4f}",
-        "Mirrored": None if mirrored is None else "yes" if mirrored else "no",
-        "Largest elastic displacement": None
-        if elastic is None
-        else _figure(elastic, " px", decimals=2),
-        "Field": None if shape is None else f"{shape[0]} × {shape[1]} px (y × x)",
+        "Correlation": None if before is None and after is None else correlation,
+        "Shift": write("shift_px", shift),
+        "Rotation": write("rotation_deg", lambda degrees: f"{_figure(degrees)}°"),
+        "Scale": write("scale", lambda scale: f"{scale:.4f}"),
+        "Mirrored": write("mirrored", lambda mirrored: "yes" if mirrored else "no"),
+        "Largest elastic displacement": elastic or unbent,
+        "Field": write("shape_px", lambda yx: f"{yx[0]} × {yx[1]} px (y × x)"),
     }
 
 
@@ -255,69 +202,31 @@ class _Entry:
 
     name: str
     accepted: bool
-    reason: str
     record: dict[str, Any]
-    cells: dict[str, tuple[Measured, str]]
-    residual: str
-    limit: str
-    facts: dict[str, str]
-    unknown: str
-    assumed: list[str]
-    before: str | None
-    after: str | None
+    before: bytes | None
+    after: bytes | None
+    limit_px: float
+    facts: dict[str, str | None]
     local: "_Local | None"
 
 
 def _entry(row: Row, max_residual_px: float) -> _Entry:
     record = row.record
     limit_px = float(record.get("limit_px") or max_residual_px)
-    facts = _facts(record)
     local = _local(record, limit_px)
-    facts["Local residual"] = None if local is None else local.words
-    columns = ("residual_px", "residual_nm", "correlation_before", "correlation_after")
     return _Entry(
-        name=str(record["name"]),
-        accepted=bool(record["accepted"]),
-        reason=record.get("reason") or "no reason was recorded",
+        name=record["name"],
+        accepted=record["accepted"],
         record=record,
-        cells={key: (record.get(key), _cell(record.get(key), key)) for key in columns}
-        | {"limit_px": (limit_px, f"{limit_px:g}")},
-        residual=_residual(record, limit_px),
-        limit=f"{limit_px:g}",
-        facts={what: value for what, value in facts.items() if value is not None},
-        unknown=", ".join(what.lower() for what, value in facts.items() if value is None),
-        assumed=record.get("assumed") or [],
-        before=_data_uri(row.before),
-        after=_data_uri(row.after),
+        before=row.before,
+        after=row.after,
+        limit_px=limit_px,
+        facts=_facts(record) | {"Local residual": local.words if local else None},
         local=local,
     )
 
 
-def _cell(value: Measured, key: str) -> str:
-    return "–" if value is None else _figure(value, decimals=1 if key.endswith("nm") else 3)
-
-
-def _data_uri(jpeg: bytes | None) -> str | None:
-    if jpeg is None:
-        return None
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
 # --- the map of local residuals -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Block:
-    """One block of the field: its residual and the displacement left there, where measured."""
-
-    residual_px: float | None
-    arrow_yx_px: tuple[float, float] | None
-
-    @property
-    def badness(self) -> tuple[float, float]:
-        arrow = self.arrow_yx_px
-        length = -1.0 if arrow is None else math.hypot(*arrow)
-        return (-1.0 if self.residual_px is None else self.residual_px, length)
 
 
 @dataclass(frozen=True)
@@ -327,10 +236,9 @@ class _Local:
     Attributes
     ----------
     width, height : float
-        Of the drawing, in its own units; blocks are drawn in units of blocks, scaled by `unit`.
-    unit : float
-    corner : str
-        "x y" of the first block's corner.
+        Of the drawing, in its own units.
+    from_blocks : str
+        The SVG transform to them from units of blocks, in which `tints` and `above` are.
     block_px, pooled, columns : int
         Side of a drawn block in target pixels; how many measured blocks that is a side.
     tints : list of (colour, path)
@@ -338,21 +246,16 @@ class _Local:
         The blocks above the limit.
     arrows : str
         Of the displacements, `magnified` times.
-    magnified : str
     key : str
-        An arrow as long as the limit; `key_units` long.
-    key_units : float
-    edges : list of str
-        Upper ends of the colours but the last, in px.
+        An arrow as long as the limit, which is `key_units`.
     words : str
     values : str
-        JSON: [residual, dy, dx] of each block, row by row, in thousandths of a pixel, or null.
+        JSON: [residual, dy, dx] of each block, row by row, in thousandths of a pixel or null.
     """
 
     width: float
     height: float
-    unit: float
-    corner: str
+    from_blocks: str
     block_px: int
     pooled: int
     columns: int
@@ -362,94 +265,83 @@ class _Local:
     magnified: str
     key: str
     key_units: float
-    edges: list[str]
     words: str
     values: str
 
 
 def _local(record: dict[str, Any], limit_px: float) -> _Local | None:
     """Draw the map of local residuals, or return None where there is none."""
-    local = record.get("local")
-    if not local or not local["residual_px"] or not local["residual_px"][0]:
+    if not record.get("local"):
         return None
-    measured = _blocks(local)
-    pooled = math.ceil(max(len(measured), len(measured[0])) / BLOCKS_A_SIDE)
-    blocks = _worst_of(measured, pooled)
-    block_px = local["block_px"] * pooled
-    corner_px = local.get("corner_yx_px") or (0.0, 0.0)
-    shape_px = record.get("shape_px") or (len(blocks) * block_px, len(blocks[0]) * block_px)
+    measured = ResidualMap.from_json({"corner_yx_px": (0, 0)} | record["local"])
+    pooled = math.ceil(max(measured.expected_px.shape) / BLOCKS_A_SIDE)
+    drawn = _worst_of(measured, pooled)
+    residuals, arrows, block_px = drawn.expected_px, drawn.measured_yx_px, drawn.cell_px
+    shape_px = record.get("shape_px") or [n * block_px for n in residuals.shape]
     per_px = DRAWN_PX / max(shape_px)
     visible_px = min(float(block_px), max(shape_px) / 12)
-    magnified = _magnification(blocks, limit_px, visible_px=visible_px)
+    magnified = _magnification(arrows, limit_px, visible_px=visible_px)
     key_units = limit_px * magnified * per_px
+    y, x = (
+        per_px * _middles(n, block_px, corner_px, side_px)
+        for n, corner_px, side_px in zip(residuals.shape, drawn.corner_yx_px, shape_px, strict=True)
+    )
+    top, left = (per_px * corner_px for corner_px in drawn.corner_yx_px)
+    unit = per_px * block_px
     return _Local(
         width=round(shape_px[1] * per_px, 2),
         height=round(shape_px[0] * per_px, 2),
-        unit=round(block_px * per_px, 4),
-        corner=" ".join(f"{round(c * per_px, 3):g}" for c in corner_px[::-1]),
+        from_blocks=f"matrix({unit:.4f} 0 0 {unit:.4f} {left:.3f} {top:.3f})",
         block_px=block_px,
         pooled=pooled,
-        columns=len(blocks[0]),
-        tints=_tints(blocks, limit_px),
-        above=_above(blocks, limit_px),
+        columns=residuals.shape[1],
+        tints=_tints(residuals, limit_px),
+        above=_squares(residuals > limit_px),
         arrows="".join(
-            _arrow(per_px * x, per_px * y, *(magnified * per_px * d for d in arrow[::-1]))
-            for y, row in zip(
-                _middles(len(blocks), block_px, corner_px[0], shape_px[0]), blocks, strict=True
-            )
-            for x, block in zip(
-                _middles(len(row), block_px, corner_px[1], shape_px[1]), row, strict=True
-            )
-            if (arrow := block.arrow_yx_px) is not None
+            _arrow(x[j], y[i], *(magnified * per_px * arrows[i, j, ::-1]))
+            for i, j in np.argwhere(~np.isnan(arrows).any(axis=2))
         ),
         magnified=f"{magnified:g}",
         key=_arrow(8.0, 10.0, key_units, 0.0),
         key_units=round(key_units, 2),
-        edges=[f"{step * limit_px:.3g}" for step in STEPS],
-        words=_words(measured, local["block_px"], limit_px),
+        words=_words(measured, limit_px),
         values=json.dumps(
-            [_value(block) for row in blocks for block in row], separators=(",", ":")
+            [
+                [None if math.isnan(px) else round(1000 * px) for px in block]
+                for block in np.dstack([residuals, arrows]).reshape(-1, 3).tolist()
+            ],
+            separators=(",", ":"),
         ),
     )
 
 
-def _blocks(local: dict[str, Any]) -> list[list[_Block]]:
-    residuals = local["residual_px"]
-    arrows = local.get("arrow_yx_px") or [[None] * len(row) for row in residuals]
-    return [
-        [
-            _Block(
-                None if residual is None else float(residual),
-                None if arrow is None or None in arrow else (float(arrow[0]), float(arrow[1])),
-            )
-            for residual, arrow in zip(*row, strict=True)
-        ]
-        for row in zip(residuals, arrows, strict=True)
-    ]
-
-
-def _worst_of(blocks: list[list[_Block]], side: int) -> list[list[_Block]]:
+def _worst_of(blocks: ResidualMap, side: int) -> ResidualMap:
     """Return of every `side` x `side` blocks the one with the largest residual."""
-    return [
-        [
-            max(
-                (block for row in blocks[i : i + side] for block in row[j : j + side]),
-                key=lambda block: block.badness,
-            )
-            for j in range(0, len(blocks[0]), side)
-        ]
-        for i in range(0, len(blocks), side)
-    ]
+    values = np.dstack([blocks.expected_px, blocks.measured_yx_px])  # i j (residual, dy, dx)
+
+    def worst(i: int, j: int) -> Float[np.ndarray, " 3"]:
+        several = values[i : i + side, j : j + side].reshape(-1, 3)
+        return several[np.nan_to_num(several[:, 0], nan=-1.0).argmax()]
+
+    rows, columns = (range(0, n, side) for n in blocks.expected_px.shape)
+    pooled = np.array([[worst(i, j) for j in columns] for i in rows])
+    return replace(
+        blocks,
+        cell_px=blocks.cell_px * side,
+        expected_px=pooled[..., 0],
+        measured_yx_px=pooled[..., 1:],
+    )
 
 
-def _magnification(blocks: list[list[_Block]], limit_px: float, *, visible_px: float) -> float:
+def _magnification(
+    arrows_px: Float[np.ndarray, "i j 2"], limit_px: float, *, visible_px: float
+) -> float:
     """Return a round magnification that draws the limit `visible_px` long at most.
 
     Where an arrow would be longer than three of these, all are drawn shorter, but the limit no
     shorter than a quarter: the frame cuts the arrows.
     """
-    arrows = [block.arrow_yx_px for row in blocks for block in row]
-    largest = max((math.hypot(*arrow) for arrow in arrows if arrow is not None), default=0.0)
+    largest = float(np.nan_to_num(np.hypot(arrows_px[..., 0], arrows_px[..., 1])).max())
     exact = visible_px / min(max(limit_px, largest / 3), 4 * limit_px)
     power = 10.0 ** math.floor(math.log10(exact))
     return max(step * power for step in (1, 2, 5) if step * power <= exact * (1 + 1e-9))
@@ -457,70 +349,43 @@ def _magnification(blocks: list[list[_Block]], limit_px: float, *, visible_px: f
 
 def _arrow(x: float, y: float, dx: float, dy: float) -> str:
     """Return the path of an arrow from (x, y) by (dx, dy); its head shrinks with it."""
-    length = math.hypot(dx, dy)
-    head = min(6.0, 0.6 * length) / max(length, 1e-9)
-    back_x, back_y, aside_x, aside_y = -head * dx, -head * dy, -0.6 * head * dy, 0.6 * head * dx
-    left, right = (back_x + aside_x, back_y + aside_y), (back_x - aside_x, back_y - aside_y)
-    return (
-        f"M{x:.0f} {y:.0f}l{_step(dx, dy)}"
-        f"m{_step(*left)}l{_step(-left[0], -left[1])}l{_step(*right)}"
-    )
+    shaft = complex(dx, dy)
+    head = shaft * min(0.6, 6.0 / max(abs(shaft), 1.0))
+    left, right = head * complex(-1, 0.6), head * complex(-1, -0.6)
+    return f"M{x:.0f} {y:.0f}l{_step(shaft)}m{_step(left)}l{_step(-left)}l{_step(right)}"
 
 
-def _step(dx: float, dy: float) -> str:
-    """Write a step of a path, as short as it can be: "4-.5"."""
-    x, y = (re.sub(r"^(-?)0\.", r"\1.", f"{d:.1f}".removesuffix(".0")) for d in (dx, dy))
-    return f"{x}{y}" if y.startswith("-") else f"{x} {y}"
+def _step(by: complex) -> str:
+    return f"{by.real:.1f} {by.imag:.1f}"
 
 
-def _middles(blocks: int, block_px: int, corner_px: float, side_px: int) -> list[float]:
+def _middles(
+    blocks: int, block_px: int, corner_px: float, side_px: int
+) -> Float[np.ndarray, " blocks"]:
     """Return the middle of what the field has of each block along an axis, in px."""
-    edges = [min(max(corner_px + i * block_px, 0), side_px) for i in range(blocks + 1)]
-    return [(start + stop) / 2 for start, stop in pairwise(edges)]
+    edges = np.clip(corner_px + block_px * np.arange(blocks + 1), 0, side_px)
+    return (edges[:-1] + edges[1:]) / 2
 
 
-def _above(blocks: list[list[_Block]], limit_px: float) -> str:
-    return "".join(
-        f"M{j} {i}h1v1h-1z"
-        for i, row in enumerate(blocks)
-        for j, block in enumerate(row)
-        if block.residual_px is not None and block.residual_px > limit_px
-    )
+def _tints(residuals_px: Float[np.ndarray, "i j"], limit_px: float) -> list[tuple[str, str]]:
+    """Return each colour that occurs, and its blocks; none where the residual is NaN."""
+    steps = np.searchsorted(np.multiply(STEPS, limit_px), residuals_px)
+    steps[np.isnan(residuals_px)] = -1
+    return [(c, _squares(steps == k)) for k, c in enumerate(COLOURS) if (steps == k).any()]
 
 
-def _tints(blocks: list[list[_Block]], limit_px: float) -> list[tuple[str, str]]:
-    """Return the blocks of each colour, neighbours in a row joined."""
-    edges = [step * limit_px for step in STEPS]
-    paths = [""] * len(COLOURS)
-    for i, row in enumerate(blocks):
-        residuals = [block.residual_px for block in row]
-        steps = [None if r is None else int(np.searchsorted(edges, r)) for r in residuals]
-        start = 0
-        for j in range(1, len(steps) + 1):
-            if j < len(steps) and steps[j] == steps[start]:
-                continue
-            if (step := steps[start]) is not None:
-                paths[step] += f"M{start} {i}h{j - start}v1h-{j - start}z"
-            start = j
-    return [(colour, path) for colour, path in zip(COLOURS, paths, strict=True) if path]
+def _squares(blocks: Bool[np.ndarray, "i j"]) -> str:
+    return "".join(f"M{j} {i}h1v1h-1z" for i, j in np.argwhere(blocks))
 
 
-def _value(block: _Block) -> list[int | None] | None:
-    if block.residual_px is None and block.arrow_yx_px is None:
-        return None
-    dy, dx = block.arrow_yx_px or (None, None)
-    return [None if v is None else round(1000 * v) for v in (block.residual_px, dy, dx)]
-
-
-def _words(blocks: list[list[_Block]], block_px: int, limit_px: float) -> str:
+def _words(blocks: ResidualMap, limit_px: float) -> str:
     """Return the map in one sentence, of all blocks that were measured."""
-    every = [block.residual_px for row in blocks for block in row]
-    known = [residual for residual in every if residual is not None]
-    if not known:
-        return f"none of {len(every)} blocks of {block_px} px was measured"
-    above = sum(residual > limit_px for residual in known)
+    every = blocks.expected_px
+    known = every[~np.isnan(every)]
+    if not known.size:
+        return f"none of {every.size} blocks of {blocks.cell_px} px was measured"
     return (
-        f"{_figure(statistics.median(known))} px median, {_figure(max(known))} px worst; "
-        f"{above} of {len(known)} blocks of {block_px} px above the limit"
-        + (f", {len(every) - len(known)} not measured" if len(known) < len(every) else "")
+        f"{_figure(float(np.median(known)))} px median, {_figure(known.max())} px worst; "
+        f"{(known > limit_px).sum()} of {known.size} blocks of {blocks.cell_px} px above the limit"
+        + (f", {every.size - known.size} not measured" if known.size < every.size else "")
     )
