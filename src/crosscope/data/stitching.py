@@ -28,10 +28,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
+from scipy.spatial import KDTree
 
 from crosscope.data.background import measure_background
 from crosscope.data.errors import ImageError
-from crosscope.data.grids import Axis, resample_within
+from crosscope.data.grids import Axis, Grey, resample_within
 from crosscope.data.images import Image, require_finite
 
 STAGE_ERROR = 0.05
@@ -61,6 +62,10 @@ LEAST_PART = 0.5
 
 _STAGE_WEIGHT = 1e-4  # of a stage's displacement against a measured one: (0.1 px / 10 px)^2
 _ORIENTATION_PAIRS = 24  # measured for each of the 8 orientations
+_ORIENTATIONS = [
+    np.eye(2, dtype=np.int64)[::order] * signs
+    for order, *signs in itertools.product((1, -1), repeat=3)
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,23 +135,27 @@ def stitch(
     twice.
     """
     layout = locate_tiles(tiles, stage_to_image=stage_to_image)
-    places = [_place(tiles[0].pixels.shape[-2:], yx_px) for yx_px in layout.yx_px.tolist()]
-    boxes = np.array([place.box for place in places])
+    shape, leading = tiles[0].pixels.shape[-2:], tiles[0].pixels.shape[:-2]
+    corners = np.rint(layout.yx_px).astype(np.int64)
+    axes = [
+        [Axis(n, n, 1.0, shift) for n, shift in zip(shape, shifts, strict=True)]
+        for shifts in (corners - layout.yx_px).tolist()
+    ]
+    covered = np.array([[(axis.start, axis.stop) for axis in pair] for pair in axes])
+    boxes = covered + corners[..., None]  # tile y/x from/to
     rectangle = _inner_rectangle(boxes, [tile.name for tile in tiles], name)
-    outline = np.stack([boxes[..., 0].min(axis=0), boxes[..., 1].max(axis=0)], axis=1)
-    leading = tiles[0].pixels.shape[:-2]
     weight = np.zeros(np.ptp(rectangle, axis=1), dtype=np.float32)
     mosaic = np.zeros((*leading, *weight.shape), dtype=np.float32)
-    for tile, place in zip(tiles, places, strict=True):
-        inside = np.clip(place.box, rectangle[:, :1], rectangle[:, 1:])
-        here, own = _window(inside - rectangle[:, :1]), _window(inside - place.box[:, :1])
-        feather = np.multiply.outer(_feather(place.y), _feather(place.x))[own]
+    for tile, (y, x), box in zip(tiles, axes, boxes, strict=True):
+        inside = np.clip(box, rectangle[:, :1], rectangle[:, 1:])
+        here, own = _window(inside - rectangle[:, :1]), _window(inside - box[:, :1])
+        feather = np.outer(_feather(y), _feather(x))[own]
         weight[here] += feather
         for plane in np.ndindex(leading):
-            moved = resample_within(tile.pixels[plane].astype(np.float64), place.y, place.x)
+            moved = resample_within(tile.pixels[plane].astype(np.float64), y, x)
             mosaic[plane][here] += feather * moved[own].astype(np.float32)
     mosaic /= weight
-    kept = weight.size / math.prod(np.ptp(outline, axis=1).tolist())
+    kept = weight.size / (boxes[..., 1].max(axis=0) - boxes[..., 0].min(axis=0)).prod()
     said = (
         f"{len(tiles)} tiles were resampled once (cubic) and their overlaps blended linearly",
         f"The ragged outline was cut away: {kept:.1%} of the rectangle around it is kept",
@@ -200,28 +209,31 @@ def locate_tiles(
     else:
         found = _Orientation(stage_to_image, f"As was said: {_directions(stage_to_image)}")
     stage_px = _stage_px(tiles, found.stage_to_image)
-    _require_apart(stage_px, shape, tiles)
     pairs = _overlapping(stage_px, shape)
-    _require_connected(pairs, tiles)
-    matches = [_match(features[a], features[b], stage_px[b] - stage_px[a]) for a, b in pairs]
-    weights = np.array([match.weight for match in matches])
-    offsets = np.array([match.offset_px for match in matches])
-    moves = offsets - np.diff(stage_px[pairs], axis=1)[:, 0]  # against the stage
-    solved, weights = _solve_robustly(len(tiles), pairs, moves, weights)
-    left = moves - (solved[pairs[:, 1]] - solved[pairs[:, 0]])
+    edges = _edges(len(tiles), pairs)
+    expected_px = edges @ stage_px
+    _require_apart(pairs, expected_px, tiles)
+    _require_connected(edges, tiles)
+    matches = [
+        _match(features[a], features[b], offset_px)
+        for (a, b), offset_px in zip(pairs, expected_px, strict=True)
+    ]
+    moves = np.array([match.offset_px for match in matches]) - expected_px
+    weights = _believed(edges, moves, np.array([match.weight for match in matches]))
+    solved = _solve(edges, moves, weights)
     trusted = weights > 0
-    parts = _parts(len(tiles), pairs[trusted])[0]
-    redundant = int(trusted.sum()) - (len(tiles) - parts)
+    measured, parts = int(trusted.sum()), _parts(edges[trusted]).max() + 1
+    redundant = measured - (len(tiles) - parts)
     residual_px = None
     if redundant > 0:
-        mean_square = float(np.average((left**2).sum(axis=1), weights=weights))
-        residual_px = math.sqrt(mean_square * int(trusted.sum()) / redundant)
+        square = ((moves - edges @ solved) ** 2).sum(axis=1)
+        residual_px = math.sqrt(np.average(square, weights=weights) * measured / redundant)
     yx_px = stage_px + solved
-    moved_px = np.hypot(*(solved - solved.mean(axis=0)).T)
+    moved_px = np.hypot(*solved.T)
     checked = "" if residual_px is None else f", agreeing to {residual_px:.2f} px RMS"
     said = [
         found.said,
-        f"{trusted.sum()} of {len(pairs)} overlaps held structure that both tiles show{checked}: "
+        f"{measured} of {len(pairs)} overlaps held structure that both tiles show{checked}: "
         f"by them the tiles were moved by up to {moved_px.max():.1f} px from the stage's positions",
     ]
     if parts > 1:
@@ -231,7 +243,7 @@ def locate_tiles(
         found.stage_to_image,
         moved_px,
         len(pairs),
-        int(trusted.sum()),
+        measured,
         residual_px,
         tuple(said),
     )
@@ -242,8 +254,8 @@ def locate_tiles(
 
 def _features(tile: Image) -> Float32[np.ndarray, "y x"]:
     """Return what is compared: smoothed, and rooted so that noise is even."""
-    leading = tuple(range(tile.pixels.ndim - 2))
-    pixels = tile.pixels.mean(axis=leading, dtype=np.float64)
+    planes = tile.pixels.reshape(-1, *tile.pixels.shape[-2:])
+    pixels = planes.mean(axis=0, dtype=np.float64)
     background = measure_background(pixels)
     noise = background.noise / (2 * math.sqrt(math.pi) * SMOOTHING_PX)  # of the smoothed image
     smooth = ndimage.gaussian_filter(pixels - background.level, SMOOTHING_PX)
@@ -251,7 +263,7 @@ def _features(tile: Image) -> Float32[np.ndarray, "y x"]:
     return np.sqrt(np.maximum(smooth + 20 * noise, 0.0)).astype(np.float32)
 
 
-def _sharp(features: Float[np.ndarray, "y x"], background_px: float) -> Float[np.ndarray, "y x"]:
+def _sharp(features: Grey, background_px: float) -> Grey:
     return features - ndimage.gaussian_filter(features, background_px)
 
 
@@ -259,160 +271,144 @@ def _sharp(features: Float[np.ndarray, "y x"], background_px: float) -> Float[np
 class _Match:
     """What an overlap says of the displacement of one tile against another.
 
-    `weight` is 0 where it says nothing, and the offset that of the stage.
+    `weight` is 0 where it says nothing, whatever the offset.
     """
 
     offset_px: Float[np.ndarray, "2"]
-    correlation: float
     weight: float
 
 
-def _match(
-    first: Float[np.ndarray, "y x"],
-    second: Float[np.ndarray, "y x"],
-    offset_px: Float[np.ndarray, "2"],
-) -> _Match:
+def _match(first: Grey, second: Grey, offset_px: Float[np.ndarray, "2"]) -> _Match:
     """Measure where the second tile's first pixel lies on the first tile, near `offset_px`."""
     side = max(first.shape)
     reach = max(round(STAGE_ERROR * side), min(STAGE_ERROR_PX, side // 4))
     expected = np.round(offset_px).astype(int)
-    bounds = [
-        (_strip(n, e, reach), _strip(n, -e, reach))
-        for n, e in zip(first.shape, expected.tolist(), strict=True)
-    ]
-    own, other = (_window(np.array([axis[i] for axis in bounds])) for i in (0, 1))
-    start = expected - [axis[0][0] - axis[1][0] for axis in bounds] - reach
-    overlap = math.prod(n - abs(e) for n, e in zip(first.shape, expected.tolist(), strict=True))
+    own, other = _facing(first.shape, expected, reach)
+    start = expected - reach - [a.start - b.start for a, b in zip(own, other, strict=True)]
+    least = LEAST_OVERLAP * int((first.shape - np.abs(expected)).prod())
     ours, theirs = (_sharp(strip, SEARCH_BACKGROUND_PX) for strip in (first[own], second[other]))
-    whole = _correlate(ours, theirs, start, reach, LEAST_OVERLAP * overlap)
-    y, x = peak = whole.peak
-    height = float(whole.correlation[y, x])
-    sound = height > max(LEAST_CORRELATION, LEAST_STRENGTH / math.sqrt(max(whole.count[y, x], 1)))
-    sound &= min(peak) > 0 and max(peak) < 2 * reach
-    if sound and not (whole.noises > SIGNIFICANT and height > STRONG):
+    whole = _correlate(ours, theirs, start, reach, least)
+    sound = whole.height > LEAST_CORRELATION
+    sound &= whole.height * math.sqrt(whole.count) > LEAST_STRENGTH
+    sound &= min(whole.peak) > 0 and max(whole.peak) < 2 * reach
+    if sound and not whole.clear:
         # two halves are not high at the same place by chance
         axis = int(np.argmax(ours.shape))
         for i, part in enumerate(np.array_split(ours, 2, axis=axis)):
             ahead = i * (ours.shape[axis] - part.shape[axis])
             begin = start - ahead * (np.arange(2) == axis)
-            half = _correlate(part, theirs, begin, reach, LEAST_OVERLAP * overlap / 2)
-            sound &= math.dist(half.peak, peak) <= max(2.0, reach / 6)
+            half = _correlate(part, theirs, begin, reach, least / 2)
+            sound &= math.dist(half.peak, whole.peak) <= max(2.0, reach / 6)
     if not sound:
-        return _Match(offset_px, max(height, 0.0), 0.0)
-    return _refine(first, second, expected - reach + peak)
+        return _Match(offset_px, 0.0)
+    return _refine(first, second, expected - reach + whole.peak)
 
 
-def _refine(
-    first: Float[np.ndarray, "y x"], second: Float[np.ndarray, "y x"], near: Int[np.ndarray, "2"]
-) -> _Match:
+def _refine(first: Grey, second: Grey, near: Int[np.ndarray, "2"]) -> _Match:
     """Measure a displacement that is known to 2 px, on what is then common to both tiles.
 
     Filters mirror the image at the tiles' borders, which is where tiles overlap: cut alike, both
     are mirrored alike.
     """
-    lengths = zip(first.shape, near.tolist(), strict=True)
-    sides = [(_strip(n, d, 0), _strip(n, -d, 0)) for n, d in lengths]
-    own, other = (_window(np.array([axis[i] for axis in sides])) for i in (0, 1))
+    own, other = _facing(first.shape, near, 0)
     ours, theirs = _sharp(first[own], BACKGROUND_PX), _sharp(second[other], BACKGROUND_PX)
     found = _correlate(ours, theirs, np.array([-3, -3]), 3, 0.5 * ours.size)
     y, x = found.peak
-    height = float(found.correlation[y, x])
-    if not (0 < y < 6 and 0 < x < 6 and height > LEAST_CORRELATION):
-        return _Match(near.astype(np.float64), max(height, 0.0), 0.0)
+    if not (0 < y < 6 and 0 < x < 6 and found.height > LEAST_CORRELATION):
+        return _Match(near.astype(np.float64), 0.0)
     away = _vertex(found.correlation[y - 1 : y + 2, x - 1 : x + 2])
-    weight = found.count[y, x] * height**2 / (1 - min(height, 0.999) ** 2)
-    return _Match(near - 3 + (y, x) + away, height, float(weight))
+    weight = found.count * found.height**2 / (1 - min(found.height, 0.999) ** 2)
+    return _Match(near - 3 + (y, x) + away, weight)
+
+
+def _facing(
+    shape: tuple[int, ...], offset: Int[np.ndarray, "2"], reach: int
+) -> list[tuple[slice, ...]]:
+    """Return what of two tiles may overlap, the second lying at `offset` give or take `reach`."""
+    return [
+        tuple(
+            slice(max(0, o - reach), min(n, n + o + reach))
+            for n, o in zip(shape, seen.tolist(), strict=True)
+        )
+        for seen in (offset, -offset)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
 class _Correlated:
-    """Pearson's correlation for all displacements in reach, and the pixels that overlap in each.
+    """Pearson's correlation for all displacements in reach, and its peak.
 
-    `peak` is the place of the highest, `noises` how far its significance, correlation times the
-    root of the pixels, stands out of all others.
+    `height` is the correlation there, of `count` pixels; `clear` is a peak that cannot be chance,
+    by its height and by its significance, correlation times the root of the pixels.
     """
 
     correlation: Float[np.ndarray, "k k"]
-    count: Float[np.ndarray, "k k"]
     peak: tuple[int, int]
-    noises: float
+    height: float
+    count: float
+    clear: bool
 
 
 def _correlate(
-    first: Float[np.ndarray, "_y _x"],
-    second: Float[np.ndarray, "_v _u"],
-    start: Int[np.ndarray, "2"],
-    reach: int,
-    least: float,
+    first: Grey, second: Grey, start: Int[np.ndarray, "2"], reach: int, least: float
 ) -> _Correlated:
-    correlation, count = _correlations(first, second, start, 2 * reach + 1)
+    """Correlate at start, start + 1, ..., start + 2 reach where `least` pixels overlap."""
+    places = start[:, None] + np.arange(2 * reach + 1)
+    shared = [
+        np.maximum(np.minimum(a, at + b) - np.maximum(at, 0), 0)
+        for a, b, at in zip(first.shape, second.shape, places, strict=True)
+    ]
+    count = np.outer(*shared).astype(np.float64)
+    correlation = _pearson(first, second, places, count)
     valid = count >= least
-    if not valid.any():
-        return _Correlated(correlation, count, (0, 0), 0.0)
     significance = np.where(valid, correlation * np.sqrt(count), 0.0)
     spread = np.median(np.abs(significance[valid])) / 0.6745  # of a normal distribution
-    highest = np.unravel_index(np.argmax(significance), significance.shape)
+    y, x = np.unravel_index(np.argmax(significance), significance.shape)
     # the pixels' number grows to one side and pulls a wide peak along: the correlation decides
-    near = tuple(slice(max(0, int(i) - 2), int(i) + 3) for i in highest)
-    local = np.where(valid, correlation, -1.0)[near]
+    near = np.zeros_like(valid)
+    near[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = True
+    local = np.where(near & valid, correlation, -1.0)
     y, x = np.unravel_index(np.argmax(local), local.shape)
-    peak = int(y) + near[0].start, int(x) + near[1].start
-    return _Correlated(correlation, count, peak, float(significance.max() / max(spread, 1e-300)))
+    height = float(correlation[y, x])
+    clear = bool(significance.max() > SIGNIFICANT * spread and height > STRONG)
+    return _Correlated(correlation, (int(y), int(x)), height, float(count[y, x]), clear)
 
 
-def _strip(length: int, offset: int, reach: int) -> tuple[int, int]:
-    """Return from where to where a tile may be overlapped by one that lies at `offset`."""
-    return max(0, offset - reach), min(length, length + offset + reach)
-
-
-def _correlations(
-    first: Float[np.ndarray, "_y _x"],
-    second: Float[np.ndarray, "_v _u"],
-    start: Int[np.ndarray, "2"],
-    count: int,
-) -> tuple[Float[np.ndarray, "count count"], Float[np.ndarray, "count count"]]:
-    """Return Pearson's correlation of what overlaps, and how many pixels that are.
-
-    For `second` at start, start + 1, ... on `first` (Padfield 2012).
-    """
+def _pearson(
+    first: Grey, second: Grey, places: Int[np.ndarray, "2 k"], count: Float[np.ndarray, "k k"]
+) -> Float[np.ndarray, "k k"]:
+    """Return the correlation of the `count` pixels that overlap, by FFT (Padfield 2012)."""
     size = [
         fft.next_fast_len(a + b - 1, real=True)
         for a, b in zip(first.shape, second.shape, strict=True)
     ]
-    places = np.ix_(*((s + np.arange(count)) % n for s, n in zip(start, size, strict=True)))
+    at = np.ix_(*(places % np.array(size)[:, None]))
     a, b = (
         [fft.rfft2(values, size) for values in (image, image**2, np.ones_like(image))]
         for image in (first.astype(np.float64), second.astype(np.float64))
     )
 
-    def total(i: int, k: int) -> Float[np.ndarray, "count count"]:
-        return fft.irfft2(a[i] * np.conj(b[k]), size)[places]
+    def total(i: int, k: int) -> Float[np.ndarray, "k k"]:
+        return fft.irfft2(a[i] * np.conj(b[k]), size)[at]
 
-    pixels = np.round(total(2, 2))
-    for s, axis in zip(start, (0, 1), strict=True):  # beyond the padding it would wrap around
-        along = s + np.arange(count)
-        outside = (along <= -second.shape[axis]) | (along >= first.shape[axis])
-        pixels[outside if axis == 0 else (slice(None), outside)] = 0
-    n = np.maximum(pixels, 1)
+    n = np.maximum(count, 1)
     sum_a, sum_b = total(0, 2), total(2, 0)
     power_a, power_b = total(1, 2) - sum_a**2 / n, total(2, 1) - sum_b**2 / n
     # where hardly anything overlaps with structure, the quotient would be noise
     power = np.maximum(power_a, 1e-3 * power_a.max()) * np.maximum(power_b, 1e-3 * power_b.max())
     covariance = total(0, 0) - sum_a * sum_b / n
-    return covariance / np.sqrt(np.maximum(power, 1e-300)), pixels
+    return covariance / np.sqrt(np.maximum(power, 1e-300))
 
 
 def _vertex(height: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "2"]:
     """Return where a 2-D Gaussian through 3 x 3 values has its peak, from the middle one (px)."""
     if not height.min() > 0:  # no Gaussian has such flanks: the whole pixel stands
         return np.zeros(2)
-    # the logarithm of a Gaussian is a paraboloid: a least-squares fit of one through 9 points
-    height = np.log(height)
-    slope = [(height[2] - height[0]).sum() / 6, (height[:, 2] - height[:, 0]).sum() / 6]
-    mixed = (height[0, 0] - height[0, 2] - height[2, 0] + height[2, 2]) / 4
-    bend = [(height[2] - 2 * height[1] + height[0]).sum() / 3]
-    bend += [(height[:, 2] - 2 * height[:, 1] + height[:, 0]).sum() / 3]
-    curvature = np.array([[bend[0], mixed], [mixed, bend[1]]])
+    # the logarithm of a Gaussian is a paraboloid, fitted by least squares
+    y, x = (np.indices((3, 3)) - 1).reshape(2, 9)
+    terms = np.stack([y**0, y, x, y**2 / 2, x**2 / 2, y * x], axis=1)
+    _, *slope, y_y, x_x, y_x = np.linalg.lstsq(terms, np.log(height).ravel())[0]
+    curvature = np.array([[y_y, y_x], [y_x, x_x]])
     if not np.linalg.eigvalsh(curvature).max() < 0:
         return np.zeros(2)
     return np.asarray(-np.clip(np.linalg.solve(curvature, slope), -1, 1))
@@ -427,41 +423,33 @@ class _Orientation:
     said: str
 
 
-def _orientations() -> list[Int[np.ndarray, "2 2"]]:
-    """Return the 8 ways in which stage axes lie to image axes, as they are first."""
-    straight = np.eye(2, dtype=np.int64)
-    signs = [np.array(s) for s in itertools.product((1, -1), repeat=2)]
-    return [axes * sign for axes in (straight, straight[::-1]) for sign in signs]
-
-
-def _find_orientation(
-    tiles: Sequence[Image], features: Sequence[Float[np.ndarray, "y x"]]
-) -> _Orientation:
+def _find_orientation(tiles: Sequence[Image], features: Sequence[Grey]) -> _Orientation:
     """Return the orientation by which the overlaps look alike, measured on thinned-out tiles."""
     step = math.ceil(max(features[0].shape) / 512)
     thin = [_thinned(image, step) for image in features]
-    scores, shares, layouts = [], [], []
-    for way in _orientations():
-        stage_px = _stage_px(tiles, way) / step
-        pairs = _overlapping(stage_px, thin[0].shape)
-        drawn = np.random.default_rng(0).permutation(len(pairs))[:_ORIENTATION_PAIRS]
-        found = [_match(thin[a], thin[b], stage_px[b] - stage_px[a]) for a, b in pairs[drawn]]
-        scores.append(sum(math.sqrt(match.weight) for match in found) / max(1, len(found)))
-        shares.append(sum(match.weight > 0 for match in found) / max(1, len(found)))
-        layouts.append(stage_px)
+    layouts = [_stage_px(tiles, way) / step for way in _ORIENTATIONS]
+    overlaps = [_overlapping(stage_px, thin[0].shape) for stage_px in layouts]
+    if not any(map(len, overlaps)):  # no orientation could mend that
+        _require_connected(_edges(len(tiles), overlaps[0]), tiles)
+    strengths = []
+    for stage_px, pairs in zip(layouts, overlaps, strict=True):
+        drawn = np.random.default_rng(0).permutation(pairs)[:_ORIENTATION_PAIRS]
+        found = [_match(thin[a], thin[b], stage_px[b] - stage_px[a]) for a, b in drawn]
+        strengths.append(np.sqrt([match.weight for match in found] or [0.0]))
+    scores = np.array([strength.mean() for strength in strengths])
     best = int(np.argmax(scores))
-    way = _orientations()[best]
+    share = (strengths[best] > 0).mean()
     # a single row of tiles lies the same, whichever way the stage's other axis counts
-    away = [np.abs(layout - layouts[best]).max() for layout in layouts]
-    differs = np.array(away) > 2 * STAGE_ERROR * max(thin[0].shape)
-    rival = max(np.array(scores)[differs], default=0.0)
-    if scores[best] <= CLEAR * rival or shares[best] < LEAST_MATCHING:
+    away = np.abs(np.array(layouts) - layouts[best]).max(axis=(1, 2))
+    rival = max(scores[away > 2 * STAGE_ERROR * max(thin[0].shape)], default=0.0)
+    if scores[best] <= CLEAR * rival or share < LEAST_MATCHING:
         reason = (
             "the overlaps don't show how the stage's axes lie: by the best orientation "
-            f"{shares[best]:.0%} match, by {scores[best]:.1f} against {rival:.1f} by another"
+            f"{share:.0%} match, by {scores[best]:.1f} against {rival:.1f} by another"
         )
         remedy = "Pass the stage_to_image that was found on another scan of this microscope, and "
         raise ImageError(tiles[0].name, reason, f"{remedy}check positions and pixel size")
+    way = _ORIENTATIONS[best]
     equal = f"{_directions(way)} (they match by {scores[best]:.0f}, the next best by {rival:.0f})"
     return _Orientation(way, f"Found from the overlaps: {equal}")
 
@@ -476,7 +464,7 @@ def _directions(way: Int[np.ndarray, "2 2"]) -> str:
     )
 
 
-def _thinned(image: Float[np.ndarray, "y x"], step: int) -> Float[np.ndarray, "_y _x"]:
+def _thinned(image: Grey, step: int) -> Grey:
     """Return the means of blocks of step x step pixels."""
     height, width = (n // step for n in image.shape)
     blocks = image[: height * step, : width * step].reshape(height, step, width, step)
@@ -493,132 +481,83 @@ def _stage_px(tiles: Sequence[Image], way: Int[np.ndarray, "2 2"]) -> Float[np.n
 def _overlapping(
     stage_px: Float[np.ndarray, "n 2"], shape: tuple[int, ...]
 ) -> Int[np.ndarray, "pairs 2"]:
-    pairs = []
-    for a in range(len(stage_px) - 1):
-        shared = np.array(shape) - np.abs(stage_px[a + 1 :] - stage_px[a])
-        shares = np.maximum(shared, 0).prod(axis=1) / math.prod(shape)
-        others = a + 1 + np.flatnonzero(shares >= LEAST_SHARED)
-        pairs += [(a, int(b)) for b in others]
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    """Return which tiles overlap by the stage, in order."""
+    places = stage_px / shape
+    touching = sorted(KDTree(places).query_pairs(1.0, p=np.inf))
+    pairs = np.array(touching, dtype=np.int64).reshape(-1, 2)
+    shares = (1 - np.abs(places[pairs[:, 1]] - places[pairs[:, 0]])).prod(axis=1)
+    return pairs[shares >= LEAST_SHARED]
 
 
 # --- all overlaps ---------------------------------------------------------------------------------
 
 
-def _solve_robustly(
-    count: int,
-    pairs: Int[np.ndarray, "pairs 2"],
+def _edges(count: int, pairs: Int[np.ndarray, "pairs 2"]) -> sparse.csr_array:
+    """Return the matrix (pairs, count) that takes tiles' positions to pairs' displacements."""
+    tile = sparse.eye_array(count, format="csr")
+    return tile[pairs[:, 1]] - tile[pairs[:, 0]]
+
+
+def _parts(edges: sparse.csr_array) -> Int[np.ndarray, " count"]:
+    """Return of which group each tile is, as the edges connect them."""
+    return csgraph.connected_components(edges.T @ edges, directed=False)[1]
+
+
+def _believed(
+    edges: sparse.csr_array,
     moves: Float[np.ndarray, "pairs 2"],
     weights: Float[np.ndarray, " pairs"],
-) -> tuple[Float[np.ndarray, "count 2"], Float[np.ndarray, " pairs"]]:
-    """Return how far each tile is to be moved, and the weights, those of outliers now 0.
+) -> Float[np.ndarray, " pairs"]:
+    """Return the weights, relative to the median, those of outliers now 0.
 
     Cauchy's weight grows stricter from round to round: an outlier that pulls its tiles along does
     not make the sound overlaps beside it look like outliers.
     """
     weights = weights / (np.median(weights[weights > 0]) if weights.any() else 1.0)
     now = weights
-    for scale_px in (8.0, 4.0, 2.0, 1.0, *[INCONSISTENT_PX / 3] * 4):
-        left = _left(_solve(count, pairs, moves, now), pairs, moves)
-        now = weights / (1 + (left / scale_px) ** 2)
-    left = _left(_solve(count, pairs, moves, now), pairs, moves)
-    weights = np.where(left < INCONSISTENT_PX, weights, 0.0)
-    return _solve(count, pairs, moves, weights), weights
-
-
-def _left(
-    solved: Float[np.ndarray, "count 2"],
-    pairs: Int[np.ndarray, "pairs 2"],
-    moves: Float[np.ndarray, "pairs 2"],
-) -> Float[np.ndarray, " pairs"]:
-    return np.hypot(*(moves - (solved[pairs[:, 1]] - solved[pairs[:, 0]])).T)
+    for scale_px in (8.0, 4.0, 2.0, 1.0, *[INCONSISTENT_PX / 3] * 4, math.inf):
+        left_px = np.hypot(*(moves - edges @ _solve(edges, moves, now)).T)
+        now = weights / (1 + (left_px / scale_px) ** 2)
+    return np.where(left_px < INCONSISTENT_PX, weights, 0.0)
 
 
 def _solve(
-    count: int,
-    pairs: Int[np.ndarray, "pairs 2"],
+    edges: sparse.csr_array,
     moves: Float[np.ndarray, "pairs 2"],
     weights: Float[np.ndarray, " pairs"],
 ) -> Float[np.ndarray, "count 2"]:
     """Solve the least squares; every overlap also wants, a little, no move: what the stage says."""
-    first, second = pairs.T
-    normal = np.zeros((count, count))
-    both = weights + _STAGE_WEIGHT
-    np.add.at(normal, (first, first), both)
-    np.add.at(normal, (second, second), both)
-    np.add.at(normal, (first, second), -both)
-    np.add.at(normal, (second, first), -both)
-    right = np.zeros((count, 2))
-    np.add.at(right, second, weights[:, None] * moves)
-    np.add.at(right, first, -weights[:, None] * moves)
+    normal = (edges.T * (weights + _STAGE_WEIGHT) @ edges).toarray()
+    right = edges.T @ (weights[:, None] * moves)
     # all tiles could be moved alike: their mean stays
-    return np.linalg.solve(normal + normal.trace() / count**2, right)
-
-
-def _parts(count: int, pairs: Int[np.ndarray, "pairs 2"]) -> tuple[int, Int[np.ndarray, " count"]]:
-    """Return how many groups the pairs connect, and of which group each tile is."""
-    links = sparse.coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(count, count))
-    parts, group = csgraph.connected_components(links, directed=False)
-    return int(parts), group.astype(np.int64)
+    return np.linalg.solve(normal + normal.trace() / len(normal) ** 2, right)
 
 
 # --- placing --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """How a tile is resampled, and the pixels it then covers: from and to, of y and of x."""
-
-    y: Axis
-    x: Axis
-    box: Int[np.ndarray, "2 2"]
-
-
-def _place(shape: tuple[int, ...], yx_px: list[float]) -> _Place:
-    first = [round(p) for p in yx_px]
-    y, x = (Axis(n, n, 1.0, f - p) for n, f, p in zip(shape, first, yx_px, strict=True))
-    box = [[f + axis.start, f + axis.stop] for f, axis in zip(first, (y, x), strict=True)]
-    return _Place(y, x, np.array(box))
 
 
 def _feather(axis: Axis) -> Float32[np.ndarray, " n"]:
     """Return weights that rise linearly from either border: in an overlap they blend linearly."""
     length = axis.stop - axis.start
     inwards = np.arange(1, length + 1, dtype=np.float32)
-    return np.minimum(inwards, inwards[::-1]) / np.float32(length)
+    return np.minimum(inwards, inwards[::-1]) / length
 
 
-def _window(bounds: Int[np.ndarray, "2 2"]) -> tuple[slice, slice]:
-    (top, bottom), (left, right) = bounds.tolist()
-    return slice(top, bottom), slice(left, right)
+def _window(bounds: Int[np.ndarray, "2 2"]) -> tuple[slice, ...]:
+    return tuple(slice(*ends) for ends in bounds.tolist())
 
 
 def _inner_rectangle(
     boxes: Int[np.ndarray, "n 2 2"], names: list[str], name: str
 ) -> Int[np.ndarray, "2 2"]:
     """Return the largest rectangle that the boxes cover wholly, on the grid of their borders."""
-    y, x = (np.unique(boxes[:, axis]) for axis in (0, 1))
+    y, rows = np.unique(boxes[:, 0], return_inverse=True)
+    x, columns = np.unique(boxes[:, 1], return_inverse=True)
     covered = np.zeros((len(y) - 1, len(x) - 1), dtype=bool)
-    for (top, bottom), (left, right) in boxes:
-        rows, columns = np.searchsorted(y, (top, bottom)), np.searchsorted(x, (left, right))
-        covered[rows[0] : rows[1], columns[0] : columns[1]] = True
+    for cells in np.stack([rows, columns], axis=1):
+        covered[_window(cells)] = True
     _require_no_hole(covered, y, x, boxes, names, name)
-    best, rectangle = 0, np.zeros((2, 2), dtype=np.int64)
-    for top in range(len(y) - 1):
-        run = covered[top].copy()
-        for bottom in range(top, len(y) - 1):
-            run &= covered[bottom]
-            if not run.any():
-                break
-            # where runs of covered columns begin and end
-            left, right = np.flatnonzero(np.diff(run, prepend=False, append=False)).reshape(-1, 2).T
-            widths = x[right] - x[left]
-            widest = int(np.argmax(widths))
-            area = int(widths[widest] * (y[bottom + 1] - y[top]))
-            if area > best:
-                best = area
-                bounds = [y[top], y[bottom + 1]], [x[left[widest]], x[right[widest]]]
-                rectangle = np.array(bounds)
+    rectangle = _largest(covered, y.tolist(), x.tolist())
     inside = np.clip(boxes, rectangle[:, :1], rectangle[:, 1:])
     share = np.ptp(inside, axis=2).prod(axis=1) / np.ptp(boxes, axis=2).prod(axis=1)
     lost = [names[i] for i in np.flatnonzero(share < LEAST_PART)]
@@ -626,6 +565,26 @@ def _inner_rectangle(
         reason = f"the tiles form no rectangle: cut to the largest, {_listed(lost)} would be lost"
         raise ImageError(name, reason, "Give the tiles of a rectangular field")
     return rectangle
+
+
+def _largest(
+    covered: Bool[np.ndarray, "v u"], y: list[int], x: list[int]
+) -> Int[np.ndarray, "2 2"]:
+    """Return the largest rectangle of covered cells, whose borders are at y and x."""
+    best, rectangle = 0, [[0, 0], [0, 0]]
+    tops = np.full(len(x), y[0])  # from where on each column is covered, down to the row's bottom
+    for row, bottom in zip(np.pad(covered, [(0, 0), (0, 1)]), y[1:], strict=True):
+        tops[~row] = bottom
+        growing: list[tuple[int, int]] = []  # left and top, each taller than the one before
+        for right, top in zip(x, tops.tolist(), strict=True):
+            left = right
+            while growing and growing[-1][1] < top:  # cannot grow any further to the right
+                left, above = growing.pop()
+                if (bottom - above) * (right - left) > best:
+                    best = (bottom - above) * (right - left)
+                    rectangle = [[above, bottom], [left, right]]
+            growing.append((left, top))
+    return np.array(rectangle)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -640,7 +599,7 @@ def _require_tiles(tiles: Sequence[Image]) -> None:
     for tile in tiles:
         if tile.pixel_size_nm is None:
             raise ImageError(tile.name, "its pixel size is not known", "Give it with the image")
-        if tile.position_yx_nm is None:
+        if tile.position_yx_nm is None or not np.isfinite(tile.position_yx_nm).all():
             remedy = "Export the tiles as OME-TIFF with PositionX and PositionY in µm"
             raise ImageError(tile.name, "its stage position is not known", remedy)
         require_finite(tile)
@@ -654,19 +613,19 @@ def _require_tiles(tiles: Sequence[Image]) -> None:
 
 
 def _require_apart(
-    stage_px: Float[np.ndarray, "n 2"], shape: tuple[int, ...], tiles: Sequence[Image]
+    pairs: Int[np.ndarray, "pairs 2"],
+    expected_px: Float[np.ndarray, "pairs 2"],
+    tiles: Sequence[Image],
 ) -> None:
-    for a, place in enumerate(stage_px[:-1]):
-        near = (np.abs(stage_px[a + 1 :] - place) < STAGE_ERROR * np.array(shape)).all(axis=1)
-        if near.any():
-            other = tiles[a + 1 + int(np.argmax(near))].name
-            reason = f"lies at the same place of the stage as {other}"
-            raise ImageError(tiles[a].name, reason, "Take one of them away, or mend its position")
+    limit_px = STAGE_ERROR * np.array(tiles[0].pixels.shape[-2:])
+    for a, b in pairs[(np.abs(expected_px) < limit_px).all(axis=1)]:
+        reason = f"lies at the same place of the stage as {tiles[b].name}"
+        raise ImageError(tiles[a].name, reason, "Take one of them away, or mend its position")
 
 
-def _require_connected(pairs: Int[np.ndarray, "pairs 2"], tiles: Sequence[Image]) -> None:
-    parts, group = _parts(len(tiles), pairs)
-    if parts == 1:
+def _require_connected(edges: sparse.csr_array, tiles: Sequence[Image]) -> None:
+    group = _parts(edges)
+    if not group.any():
         return
     smallest = int(np.argmin(np.bincount(group)))
     alone = [tile.name for tile, g in zip(tiles, group, strict=True) if g == smallest]
@@ -684,13 +643,12 @@ def _require_no_hole(
     names: list[str],
     name: str,
 ) -> None:
-    open_cells, count = ndimage.label(np.pad(~covered, 1, constant_values=True))
-    holes = [n for n in range(1, count + 1) if n != open_cells[0, 0]]
-    if not holes:
+    holes, count = ndimage.label(ndimage.binary_fill_holes(covered) & ~covered)
+    if not count:
         return
-    rows, columns = np.nonzero(open_cells[1:-1, 1:-1] == holes[0])
-    low = np.array([y[rows.min()], x[columns.min()]])
-    high = np.array([y[rows.max() + 1], x[columns.max() + 1]])
+    rows, columns = ndimage.find_objects(holes)[0]
+    low = np.array([y[rows.start], x[columns.start]])
+    high = np.array([y[rows.stop], x[columns.stop]])
     touching = ((boxes[..., 0] <= high) & (boxes[..., 1] >= low)).all(axis=1)
     around = [names[i] for i in np.flatnonzero(touching)]
     size = " x ".join(map(str, (high - low).tolist()))
