@@ -20,6 +20,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/registration.py
 	$(PY) benchmarks/real_registration.py
 	$(PY) benchmarks/prediction.py
+	$(PY) benchmarks/evaluation.py
 	$(PY) examples/real_microtubules.py real_microtubules
 
 # torch goes first and alone: the pinned version is the one whose CPU build is small.

@@ -1,9 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter
+from scipy.optimize import nnls
 from skimage import restoration
 
 from crosscope.data.errors import PairError
@@ -12,6 +15,7 @@ from crosscope.deconvolution import (
     blur,
     estimate_kernel_fwhm,
     gaussian_kernel,
+    non_negative_least_squares,
     richardson_lucy,
     wiener,
 )
@@ -92,6 +96,76 @@ def test_richardson_lucy_by_the_blur_between_two_modalities_gives_the_sharper_on
 def test_richardson_lucy_of_an_empty_image_is_empty() -> None:
     (estimate,) = richardson_lucy(np.zeros((32, 32)), gaussian_kernel(4.0), iterations=[5])
     assert_allclose(estimate, 0, atol=1e-20)
+
+
+def objective(estimate: np.ndarray, image: np.ndarray, kernel: np.ndarray) -> float:
+    return float(((blur(estimate, kernel) - image.astype(np.float64)) ** 2).sum())
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (16, 15)])
+def test_least_squares_reach_the_solution_of_an_exact_solver(shape: tuple[int, int]) -> None:
+    random, kernel = np.random.default_rng(0), gaussian_kernel(2.0)
+    points = np.zeros(shape)
+    points[tuple(random.integers(2, 9, size=(2, 8)))] = 100
+    image = blur(points, kernel) + random.normal(0, 2, shape)
+    units = np.eye(points.size).reshape(-1, *shape)
+    matrix = np.stack([blur(unit, kernel).ravel() for unit in units], axis=1).astype(np.float64)
+    expected, residual = nnls(matrix, image.ravel())
+    (estimate,) = non_negative_least_squares(image, kernel, iterations=[600])
+    assert_allclose(estimate.ravel(), expected, atol=1e-4 * expected.max())
+    assert objective(estimate, image, kernel) == pytest.approx(residual**2, rel=1e-5)
+
+
+def test_least_squares_come_nearer_with_every_iteration_and_sooner_than_plain_steps() -> None:
+    kernel = gaussian_kernel(6.0)
+    noisy = np.random.default_rng(3).poisson(blurred(some_points(64), 6.0)) - 1.0
+    run = non_negative_least_squares(noisy, kernel, iterations=range(1, 201))
+    misfits = [objective(estimate, noisy, kernel) for estimate in run]
+    assert (np.diff(misfits) <= 1e-6 * misfits[-1]).all()
+    plain = np.full(noisy.shape, max(noisy.mean(), 0.0))
+    for _ in range(200):
+        plain = np.maximum(plain - blur(blur(plain, kernel) - noisy, kernel), 0)
+    assert misfits[39] < objective(plain, noisy, kernel)
+
+
+def test_least_squares_give_every_count_as_a_run_of_its_own_would() -> None:
+    image, kernel = blurred(some_points(67), 5.0), gaussian_kernel(5.0)
+    together = list(non_negative_least_squares(image, kernel, iterations=[2, 5, 9]))
+    for estimate, count in zip(together, [2, 5, 9], strict=True):
+        (alone,) = non_negative_least_squares(image, kernel, iterations=[count])
+        assert_allclose(estimate, alone)
+
+
+@pytest.mark.parametrize(("level", "expected"), [(7.0, 7.0), (0.0, 0.0), (-7.0, 0.0)])
+def test_least_squares_leave_a_level_and_know_no_negative_one(
+    level: float, expected: float
+) -> None:
+    image = np.full((67, 101), level)
+    (estimate,) = non_negative_least_squares(image, gaussian_kernel(9.0), iterations=[50])
+    assert_allclose(estimate, expected, rtol=1e-4)
+
+
+def test_least_squares_keep_the_light_of_what_stands_out_and_add_little_of_the_noise() -> None:
+    random, kernel = np.random.default_rng(2), gaussian_kernel(8.0)
+    clean = blurred(some_points(96, margin_px=20), 8.0)
+    (estimate,) = non_negative_least_squares(clean, kernel, iterations=[100])
+    assert estimate.min() >= 0
+    assert_allclose(estimate.sum(), clean.sum(), rtol=0.02)
+    noisy = clean + random.normal(0, 0.1, clean.shape)
+    (estimate,) = non_negative_least_squares(noisy, kernel, iterations=[100])
+    assert 0.99 * noisy.sum() < estimate.sum() < 1.1 * noisy.sum()
+
+
+@pytest.mark.parametrize("method", [richardson_lucy, non_negative_least_squares])
+def test_the_length_of_the_rows_does_not_matter(method: Any) -> None:
+    # rows are stored with gaps, whose length hangs on that of the rows
+    image, kernel = blurred(some_points(64, margin_px=20), 5.0), gaussian_kernel(5.0)
+    (whole,) = method(image, kernel, iterations=[5])
+    (turned,) = method(image.T.copy(), kernel, iterations=[5])
+    assert_allclose(turned.T, whole, atol=1e-5 * whole.max())
+    narrow, wide = image[:, :60], np.pad(image[:, :60], [(0, 0), (0, 60)], mode="symmetric")
+    (narrow,), (wide,) = (method(each, kernel, iterations=[5]) for each in (narrow, wide))
+    assert_allclose(wide[:, :60], narrow, atol=2e-3 * whole.max())
 
 
 def test_wiener_recovers_a_noise_free_image_and_keeps_its_level() -> None:

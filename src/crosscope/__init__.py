@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from crosscope.data.registration.pair import register as register
     from crosscope.data.transforms import Bend as Bend
     from crosscope.data.transforms import Transform as Transform
+    from crosscope.model.curve import measure_learning_curve as measure_learning_curve
     from crosscope.model.engine import Engine as Engine
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     from crosscope.report.evaluation import Report as Report
     from crosscope.report.evaluation import evaluate as evaluate
     from crosscope.report.evaluation import read_truth as read_truth
+    from crosscope.report.measuring import Measurement as Measurement
+    from crosscope.report.measuring import measure as measure
 
 _HOMES = {
     "data.errors": "CrosscopeError DomainError ImageError InputError ModelError OutputError "
@@ -82,6 +85,7 @@ _HOMES = {
     "data.registration.folder": "RegistrationPlan register_files",
     "data.registration.pair": "register",
     "data.transforms": "Bend Transform",
+    "model.curve": "measure_learning_curve",
     "model.engine": "Engine",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
@@ -90,6 +94,7 @@ _HOMES = {
     "prediction.files": "predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "report.evaluation": "Report evaluate read_truth",
+    "report.measuring": "Measurement measure",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

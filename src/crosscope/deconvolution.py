@@ -1,7 +1,7 @@
-"""Image + blur -> sharper image: the classical controls, Richardson-Lucy and Wiener.
+"""Image + blur -> sharper image: the classical controls, Richardson-Lucy, least squares, Wiener.
 
 A blurred image is d = H e: H the convolution with a kernel of sum 1, e >= 0 what is looked for.
-Both methods invert it without having seen any other image.
+All three methods invert it without having seen any other image.
 
 The image is continued beyond its border by its mirror image. H is then diagonal in the cosine basis
 (DCT-II) where the kernel is symmetric: nothing is padded, nothing wraps around, border rows keep
@@ -12,7 +12,8 @@ Transactions on Signal Processing 42, 1038 (1994), doi 10.1109/78.295213.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Complex, Float, Float32
@@ -42,8 +43,8 @@ def blur(
     image: Float[np.ndarray, "y x"], kernel: Float[np.ndarray, "ky kx"]
 ) -> Float32[np.ndarray, "y x"]:
     """Convolve an image, continued by its mirror image, with a symmetric kernel of odd size."""
-    data, transfer = _on_fast_grid(image, kernel)
-    return _filter(data, transfer)[: image.shape[0], : image.shape[1]]
+    grid = _on_fast_grid(image, kernel)
+    return _cropped(grid.filter(grid.data, grid.transfer), image.shape)
 
 
 def richardson_lucy(
@@ -89,16 +90,91 @@ def richardson_lucy(
     worth 0.3 dB and half of the iterations; as a known term beside H e it gains nothing more.
     """
     assert list(iterations) == sorted(set(iterations)), iterations
-    data, transfer = _on_fast_grid(np.maximum(image, 0), kernel)
-    floor = max(1e-6 * float(data.max()), 1e-30)  # where H e vanishes, rounding aside
-    estimate = np.full_like(data, max(float(data.mean()), floor))
+    grid = _on_fast_grid(np.maximum(image, 0), kernel)
+    floor = max(1e-6 * float(grid.data.max()), 1e-30)  # where H e vanishes, rounding aside
+    estimate = np.full_like(grid.data, max(grid.mean, floor))
+    ratio = np.empty_like(estimate)
     for done in range(1, iterations[-1] + 1):
-        expected = _filter(estimate, transfer)
-        np.maximum(expected, floor, out=expected)
-        np.divide(data, expected, out=expected)
-        estimate *= np.maximum(_filter(expected, transfer), 0)
+        ratio[:] = estimate
+        grid.filter(ratio, grid.transfer)
+        np.maximum(ratio, floor, out=ratio)
+        np.divide(grid.data, ratio, out=ratio)
+        grid.filter(ratio, grid.transfer)
+        np.maximum(ratio, 0, out=ratio)
+        estimate *= ratio
         if done in iterations:
-            yield estimate[: image.shape[0], : image.shape[1]].copy()
+            yield _cropped(estimate, image.shape)
+
+
+def non_negative_least_squares(
+    image: Float[np.ndarray, "y x"],
+    kernel: Float[np.ndarray, "ky kx"],
+    *,
+    iterations: Sequence[int],
+) -> Iterator[Float32[np.ndarray, "y x"]]:
+    """Yield the estimate on its way to the least |H e - d|^2, e >= 0, after each of the counts.
+
+    An accelerated projected gradient. The gradient step A is affine, so that the step from an
+    extrapolated point is extrapolated from two known ones, and an iteration costs one filter where
+    Richardson-Lucy's costs two:
+
+        A e = e - (H^2 e - H d) / L,    L = max H^2,
+        e <- max(0, A e + (t - 1) / t' (A e - A e_before)),    t <- t' = (1 + sqrt(1 + 4 t^2)) / 2
+
+    A step that would raise the objective is not taken; the next one starts afresh, at t = 1, from
+    the estimate that there is. Started from a flat image.
+
+    Parameters
+    ----------
+    image : (y, x)
+        As for `richardson_lucy`, but what is negative stays: clipped, the noise of an empty region
+        would have a positive mean.
+    kernel : (ky, kx)
+        As for `richardson_lucy`.
+    iterations : increasing counts
+
+    Yields
+    ------
+    (y, x) float32
+        At least 0. Its sum is that of `image` or up to some per cent more, as noise below zero
+        cannot be followed. A level left in the image stays in the estimate.
+
+    Notes
+    -----
+    A. Beck, M. Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse
+    problems", SIAM J. Imaging Sci. 2, 183 (2009), doi 10.1137/080716542; B. O'Donoghue, E. Candes,
+    "Adaptive restart for accelerated gradient schemes", Found. Comput. Math. 15, 715 (2015),
+    doi 10.1007/s10208-013-9150-3.
+
+    All pixels weigh alike, as under noise of one variance, where Richardson-Lucy allows for photon
+    noise. The end of the way is specks here too: choose the count on images whose truth is known.
+    230 simulated beads on 512 x 512 px, 290 nm wide at 300 photons, against 110 nm without noise,
+    PSNR after an affine fit: by the blur between the two at most 42.4 dB, at 200 iterations, where
+    Richardson-Lucy reaches 46.3; by the whole point spread function, blurred again, 46.5 dB at 400
+    and 49.6 at 800, where Richardson-Lucy has 44.5 and 46.9.
+    """
+    assert list(iterations) == sorted(set(iterations)), iterations
+    grid = _on_fast_grid(image, kernel)
+    largest = float((grid.transfer**2).max())
+    towards = grid.filter(grid.data.copy(), grid.transfer / largest)  # H d / L
+    keep = 1 - grid.transfer**2 / largest
+    estimate = np.full_like(grid.data, max(grid.mean, 0.0))
+    before = stepped = grid.filter(estimate.copy(), keep) + towards  # A e
+    t = 1.0
+    for done in range(1, iterations[-1] + 1):
+        t_next = (1 + math.sqrt(1 + 4 * t**2)) / 2
+        trial = stepped - before
+        trial *= (t - 1) / t_next
+        trial += stepped
+        np.maximum(trial, 0, out=trial)
+        trial_stepped = grid.filter(trial.copy(), keep)
+        trial_stepped += towards
+        if _rise(estimate, stepped, trial, trial_stepped) > 0:
+            before, t = stepped, 1.0
+        else:
+            estimate, before, stepped, t = trial, stepped, trial_stepped, t_next
+        if done in iterations:
+            yield _cropped(estimate, image.shape)
 
 
 def wiener(
@@ -127,9 +203,9 @@ def wiener(
     N. Wiener, Extrapolation, Interpolation, and Smoothing of Stationary Time Series, MIT Press
     (1949).
     """
-    data, transfer = _on_fast_grid(image, kernel)
-    estimate = _filter(data, transfer / (transfer**2 + np.float32(noise_to_signal)))
-    return estimate[: image.shape[0], : image.shape[1]]
+    grid = _on_fast_grid(image, kernel)
+    weight = grid.transfer / (grid.transfer**2 + np.float32(noise_to_signal))
+    return _cropped(grid.filter(grid.data, weight), image.shape)
 
 
 def estimate_kernel_fwhm(
@@ -187,10 +263,43 @@ def _windowed_spectrum(image: Float[np.ndarray, "y x"]) -> Complex[np.ndarray, "
     return spectrum
 
 
-def _on_fast_grid(
-    image: Float[np.ndarray, "y x"], kernel: Float[np.ndarray, "ky kx"]
-) -> tuple[Float32[np.ndarray, "Y X"], Float32[np.ndarray, "Y X"]]:
-    """Return the image, mirrored at its end to lengths of small factors, and H in that basis."""
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """An image and H, on lengths of small factors, each row followed by a gap of zeros.
+
+    Rows start an odd number of cache lines (16 values) apart: a power of two apart, a column would
+    fall into few sets of the cache and its transform take 1.5 times as long. Sums and products are
+    taken over gaps and all, which is faster than row by row.
+    """
+
+    data: Float32[np.ndarray, "Y W"]
+    transfer: Float32[np.ndarray, "Y W"]
+    width: int
+
+    @property
+    def mean(self) -> float:
+        return float(self.data[:, : self.width].mean())
+
+    def filter(
+        self, image: Float32[np.ndarray, "Y W"], transfer: Float32[np.ndarray, "Y W"]
+    ) -> Float32[np.ndarray, "Y W"]:
+        """Filter in place."""
+        _replace(image[:, : self.width], fft.dctn)
+        image *= transfer
+        _replace(image[:, : self.width], fft.idctn)
+        return image
+
+
+def _replace(
+    image: Float32[np.ndarray, "y x"], transform: Callable[..., Float32[np.ndarray, "y x"]]
+) -> None:
+    result = transform(image, norm="ortho", workers=1, overwrite_x=True)
+    if not np.may_share_memory(result, image):  # overwriting is allowed, not promised
+        image[:] = result
+
+
+def _on_fast_grid(image: Float[np.ndarray, "y x"], kernel: Float[np.ndarray, "ky kx"]) -> _Grid:
+    """Mirror the image at its end to lengths of small factors, and take H to the cosine basis."""
     assert kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1, kernel.shape
     assert np.allclose(kernel, kernel[::-1], atol=1e-6 * kernel.max())
     assert np.allclose(kernel, kernel[:, ::-1], atol=1e-6 * kernel.max())
@@ -200,15 +309,30 @@ def _on_fast_grid(
         np.cos(np.pi / n * np.outer(np.arange(n), np.arange(k) - k // 2))
         for n, k in zip(data.shape, kernel.shape, strict=True)
     ]
-    return data, (cosines[0] @ kernel @ cosines[1].T).astype(np.float32)
+    transfer = (cosines[0] @ kernel @ cosines[1].T).astype(np.float32)
+    width = data.shape[1]
+    gap = [(0, 0), (0, 16 * (-(-width // 16) | 1) - width)]
+    return _Grid(np.pad(data, gap), np.pad(transfer, gap), width)
 
 
-def _filter(
-    image: Float32[np.ndarray, "y x"], transfer: Float32[np.ndarray, "y x"]
+def _cropped(
+    image: Float32[np.ndarray, "Y W"], shape: tuple[int, ...]
 ) -> Float32[np.ndarray, "y x"]:
-    spectrum = fft.dctn(image, norm="ortho", workers=1)
-    spectrum *= transfer
-    filtered: Float32[np.ndarray, "y x"] = fft.idctn(
-        spectrum, norm="ortho", workers=1, overwrite_x=True
-    )
-    return filtered
+    return image[: shape[0], : shape[1]].copy()
+
+
+def _rise(
+    estimate: Float32[np.ndarray, "Y W"],
+    stepped: Float32[np.ndarray, "Y W"],
+    trial: Float32[np.ndarray, "Y W"],
+    trial_stepped: Float32[np.ndarray, "Y W"],
+) -> float:
+    """Return |H e' - d|^2 - |H e - d|^2 over L, as (e' - e) (e' - A e' + e - A e).
+
+    Exact for a parabola, and free of the rounding of a difference of two large sums.
+    """
+    slope = trial - trial_stepped
+    slope += estimate
+    slope -= stepped
+    slope *= trial - estimate
+    return float(slope.sum())

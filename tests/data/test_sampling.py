@@ -79,6 +79,23 @@ def test_pairs_of_one_raw_file_stay_together() -> None:
     assert [len(split.training), len(split.validation)] == [3, 3]
 
 
+def test_less_training_fields_are_a_part_of_more() -> None:
+    pairs = [make_pair(np.full((40, 40), n, np.uint16), sha256=str(n)) for n in range(8)]
+
+    def names(count: int | None) -> tuple[set[str | None], set[str | None]]:
+        split = split_fields(
+            pairs, validation_share=0.25, guard_px=0, least_px=32, seed=3, training_fields=count
+        )
+        parts = (split.training, split.validation)
+        first, second = ({pair.source_sha256 for pair in part} for part in parts)
+        return first, second
+
+    few, more, every = names(2), names(4), names(None)
+    assert (len(few[0]), len(more[0]), len(every[0])) == (2, 4, 6)
+    assert few[0] < more[0] < every[0]
+    assert few[1] == more[1] == every[1]
+
+
 def test_the_split_is_that_of_the_seed() -> None:
     pairs = [make_pair(numbered_field(40, 40), f"{i}", f"{i}") for i in range(10)]
 

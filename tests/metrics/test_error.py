@@ -69,3 +69,60 @@ def test_pearson_is_blind_to_scale_and_undefined_for_a_constant_image() -> None:
     expected = np.corrcoef(IMAGE.ravel(), REFERENCE.ravel())[0, 1]
     assert pearson(IMAGE, REFERENCE) == pytest.approx(expected)
     assert math.isnan(pearson(IMAGE, np.ones_like(IMAGE)))
+
+
+# --- on a part ------------------------------------------------------------------------------------
+
+INSIDE = REFERENCE > 25
+
+
+def test_a_part_is_measured_as_if_it_were_all() -> None:
+    part, reference = IMAGE[INSIDE][None], REFERENCE[INSIDE][None]
+    for measure in (psnr_db, nrmse):
+        got = measure(IMAGE, REFERENCE, data_range=50.0, inside=INSIDE)
+        assert got == pytest.approx(measure(part, reference, data_range=50.0))
+    assert pearson(IMAGE, REFERENCE, inside=INSIDE) == pytest.approx(pearson(part, reference))
+
+
+def test_all_pixels_as_a_part_give_what_no_part_gives() -> None:
+    everywhere = np.ones(IMAGE.shape, dtype=bool)
+    for measure in (psnr_db, nrmse):
+        whole = measure(IMAGE, REFERENCE, data_range=50.0)
+        assert measure(IMAGE, REFERENCE, data_range=50.0, inside=everywhere) == whole
+    assert pearson(IMAGE, REFERENCE, inside=everywhere) == pearson(IMAGE, REFERENCE)
+
+
+def test_the_parts_square_errors_add_up() -> None:
+    share = INSIDE.mean()
+    inside, outside, whole = (
+        nrmse(IMAGE, REFERENCE, data_range=50.0, inside=part) ** 2
+        for part in (INSIDE, ~INSIDE, None)
+    )
+    assert share * inside + (1 - share) * outside == pytest.approx(whole)
+
+
+def test_what_lies_outside_the_part_does_not_matter() -> None:
+    broken = np.where(INSIDE, IMAGE, np.nan)
+    for measure in (psnr_db, nrmse):
+        got = measure(broken, REFERENCE, data_range=50.0, inside=INSIDE)
+        assert got == measure(IMAGE, REFERENCE, data_range=50.0, inside=INSIDE)
+    assert pearson(broken, REFERENCE, inside=INSIDE) == pearson(IMAGE, REFERENCE, inside=INSIDE)
+    assert math.isnan(psnr_db(broken, REFERENCE, data_range=50.0, inside=~INSIDE))
+
+
+def test_an_empty_part_has_no_value() -> None:
+    nowhere = np.zeros(IMAGE.shape, dtype=bool)
+    assert math.isnan(psnr_db(IMAGE, REFERENCE, data_range=50.0, inside=nowhere))
+    assert math.isnan(nrmse(IMAGE, REFERENCE, data_range=50.0, inside=nowhere))
+    assert math.isnan(pearson(IMAGE, REFERENCE, inside=nowhere))
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6 + 0.1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_part_is_identical_to_itself_but_correlates_with_nothing(
+    constant: float, dtype: type[np.floating]
+) -> None:
+    image = np.where(INSIDE, IMAGE, constant).astype(dtype)
+    assert psnr_db(image, image, data_range=50.0, inside=~INSIDE) == math.inf
+    assert math.isnan(pearson(image, REFERENCE, inside=~INSIDE))
+    assert math.isnan(pearson(REFERENCE, image, inside=~INSIDE))

@@ -8,7 +8,10 @@ from numpy.testing import assert_allclose
 
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.metrics.spots import (
+    SpotComparison,
+    Spots,
     SpotScore,
+    close_pairs,
     compare_spots,
     find_spots,
     isolated,
@@ -82,6 +85,7 @@ def test_an_image_agrees_with_itself_at_any_scale(seed: int, gain: float, offset
     truth = render(*beads(seed))
     score = score_spots([compare_spots(gain * truth + offset, truth, fwhm_px=FWHM_PX)])
     assert (score.f1, score.missed, score.invented) == (1, 0, 0)
+    assert (score.split, score.merged) == (0, 0)
     assert score.n_found == score.n_reference > 40
 
 
@@ -95,6 +99,9 @@ def test_a_noisy_image_at_the_same_resolution_agrees() -> None:
     assert score.f1 is not None
     assert score.f1 > 0.98
     assert score.n_reference > 250
+    assert score.split is not None
+    assert score.merged is not None
+    assert max(score.split, score.merged) < 0.005
 
 
 def test_what_was_removed_is_missed_and_what_was_added_is_invented() -> None:
@@ -142,10 +149,81 @@ def test_two_bright_specks_do_not_hide_the_spots() -> None:
 def test_what_is_undefined_is_none() -> None:
     truth, empty = render(*beads(0)), np.zeros((SIZE_PX, SIZE_PX))
     nothing_found = score_spots([compare_spots(empty, truth, fwhm_px=FWHM_PX)])
-    assert nothing_found == SpotScore(0.0, 1.0, None, 0, nothing_found.n_reference)
+    n_reference = nothing_found.n_reference
+    assert nothing_found == SpotScore(0.0, 1.0, None, 0, n_reference, 0.0, None)
     nothing_real = score_spots([compare_spots(truth, empty, fwhm_px=FWHM_PX)])
-    assert nothing_real == SpotScore(None, None, None, 0, 0)
-    assert score_spots([]) == SpotScore(None, None, None, 0, 0)
+    assert nothing_real == SpotScore(None, None, None, 0, 0, None, None)
+    assert score_spots([]) == SpotScore(None, None, None, 0, 0, None, None)
+
+
+def split_in_two(yx_px: np.ndarray, which: slice, separation_px: float) -> np.ndarray:
+    half = np.array([0.6, 0.8]) * separation_px / 2
+    rest = np.delete(yx_px, which, axis=0)
+    return np.concatenate([yx_px[which] - half, yx_px[which] + half, rest])
+
+
+@pytest.mark.parametrize("apart_nm", [110, 130, 150])
+def test_a_bead_found_as_two_is_split_and_two_found_as_one_are_merged(apart_nm: float) -> None:
+    one = 30.0 * np.mgrid[1:10, 1:10].reshape(2, -1).T + 0.3
+    two = split_in_two(one, slice(0, 8), apart_nm / 30)
+    split = score_spots([compare_spots(render(two), render(one), fwhm_px=FWHM_PX)])
+    assert split.split == pytest.approx(8 / 81)
+    assert split.merged == 0
+    merged = score_spots([compare_spots(render(one), render(two), fwhm_px=FWHM_PX)])
+    assert merged.merged == pytest.approx(8 / 81)
+    assert merged.split == 0
+
+
+def test_a_dim_spot_beside_a_bright_one_merges_into_it() -> None:
+    one = 30.0 * np.mgrid[1:10, 1:10].reshape(2, -1).T + 0.3
+    two, brightness = split_in_two(one, slice(0, 8), 4.8), np.ones(89)
+    brightness[:8] = 0.5
+    blurred = render(two, brightness, fwhm_px=7.0)
+    score = score_spots([compare_spots(blurred, render(two, brightness), fwhm_px=FWHM_PX)])
+    assert score.merged == pytest.approx(8 / 81)
+    assert score.split == 0
+
+
+def test_neither_a_far_spot_nor_a_faint_one_nor_a_shifted_pair_is_split_or_merged() -> None:
+    one = 30.0 * np.mgrid[1:10, 1:10].reshape(2, -1).T + 0.3
+    far, two = split_in_two(one, slice(0, 8), 7.0), split_in_two(one, slice(0, 8), 5.0)
+    faint, just = np.ones(89), np.ones(89)
+    faint[:8], just[:8] = 0.15, 0.24
+    images = [
+        (render(far), render(one)),  # invented and missed, 1.9 FWHM apart
+        (render(two, faint), render(one)),
+        (render(two, just), render(two)),  # below the threshold, but not below half of it
+        (render(two + 0.5), render(two)),
+    ]
+    for image, other in images:
+        for first, second in [(image, other), (other, image)]:
+            score = score_spots([compare_spots(first, second, fwhm_px=FWHM_PX)])
+            assert (score.split, score.merged) == (0, 0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_split_and_merged_change_places_with_the_images(seed: int) -> None:
+    truth, other = render(*beads(seed)), render(*beads(seed), fwhm_px=4.5)
+    there = score_spots([compare_spots(other, truth, fwhm_px=FWHM_PX)])
+    # the unit of brightness is set at the reference's spots: give both images the same ones
+    back = score_spots([_exchanged(compare_spots(other, truth, fwhm_px=FWHM_PX))])
+    assert (there.split, there.merged) == (back.merged, back.split)
+
+
+def _exchanged(comparison: SpotComparison) -> SpotComparison:
+    found, real = comparison.reference, comparison.found
+    partner = match_spots(found.yx_px, real.yx_px, radius_px=comparison.fwhm_px / 2)
+    return SpotComparison(found, real, partner, comparison.threshold, comparison.fwhm_px)
+
+
+def test_close_pairs_are_alone_and_bright() -> None:
+    yx_px = np.array([[30.0, 30], [30, 36], [90, 90], [90, 96], [98, 93], [150, 150], [150, 156]])
+    spots = Spots(yx_px, np.array([1.0, 1, 1, 1, 0.2, 1, 0.4]))
+    assert close_pairs(spots, threshold=0.3, alone_px=10.0).tolist() == [[0, 1], [5, 6]]
+    assert close_pairs(spots, threshold=0.5, alone_px=10.0).tolist() == [[0, 1]]
+    single = Spots(yx_px[:1], np.ones(1))
+    assert close_pairs(single, threshold=0.3, alone_px=10.0).shape == (0, 2)
 
 
 def pairs_apart(separation_px: float) -> np.ndarray:

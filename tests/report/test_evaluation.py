@@ -1,6 +1,7 @@
 """Figures of an evaluation, with a model that gives its input back: they are known beforehand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from crosscope.model.engine import Engine
 from crosscope.model.generator import build_generator
 from crosscope.model.model import Model, SeenField
 from crosscope.model.reach import Reach
-from crosscope.report.evaluation import Report, evaluate, read_truth
+from crosscope.report.evaluation import FIGURES, Report, evaluate, read_truth
 
 ENGINE = Engine(1, "float32")
 SIZE_PX, NM = 160, 30.0
@@ -105,8 +106,20 @@ def require_reasons(value: Any) -> None:
                 require_reasons(part)
 
 
-# resolved_reason stands beside resolved_nm; a field that was not seen; the reason of a field
-UNASKED = {"resolved_nm", "resolved_reason", "seen", "psnr_db", "ssim", "psnr_plain_db"}
+# what has its reason in a key of its own; a field that was not seen
+UNASKED = {
+    *("resolved_nm", "resolved_reason", "learning_curve", "learning_curve_reason", "seen"),
+    *("peak_distance_nm", "correlation", *FIGURES),
+}
+
+
+def require_reasons_of_fields(report: Report) -> None:
+    """Assert that each figure that a field lacks has its reason."""
+    for entry in report.fields:
+        for part in (entry, entry.get("sample", {}), entry.get("background", {})):
+            for figure in FIGURES:
+                for method, value in part.get(figure, {}).items():
+                    assert value is not None or part["reasons"][figure][method], (figure, method)
 
 
 def test_widths_are_those_of_the_blur(report: Report) -> None:
@@ -154,6 +167,7 @@ def test_seen_fields_are_marked(report: Report) -> None:
 
 def test_what_could_not_be_measured_has_a_reason(report: Report) -> None:
     require_reasons(report.json)
+    require_reasons_of_fields(report)
     for method, value in report.summary["resolved_nm"].items():
         assert (value is None) == bool(report.summary["resolved_reason"][method])
 
@@ -162,6 +176,7 @@ def test_a_report_is_saved_whole_and_holds_no_nan(report: Report, tmp_path: Path
     report.save(tmp_path / "report")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
         "picture.png",
+        "report.html",
         "report.json",
     ]
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == report.json
@@ -226,3 +241,83 @@ def test_truth_is_read_by_the_names_of_the_pairs(tmp_path: Path) -> None:
     for name, image in TRUTH.items():
         write_image(image, tmp_path / f"{name}.ome.tif")
     assert list(read_truth(tmp_path)) == ["f0", "f1"]
+
+
+def test_a_field_with_a_hole_is_listed_and_left_out() -> None:
+    pair = PAIRS[0]
+    pixels = pair.target.pixels.copy()
+    pixels[5, 5] = np.nan
+    holed = replace(pair, name="holed", target=pair.target.with_pixels(pixels))
+    report = evaluate(copier(), [holed, *PAIRS], engine=ENGINE)
+    assert "without a value" in report.fields[0]["reason"]
+    assert report.summary["ssim"]["output"]["n"] == 2
+    require_reasons(report.json)
+    json.dumps(report.json, allow_nan=False)
+
+
+def test_only_fields_with_holes_leave_a_report_without_figures(tmp_path: Path) -> None:
+    pair = PAIRS[0]
+    holed = replace(pair, source=pair.source.with_pixels(np.full_like(pair.source.pixels, np.nan)))
+    report = evaluate(copier(), [holed], engine=ENGINE)
+    assert report.summary["psnr_db"]["output"]["median"] is None
+    require_reasons(report.json)
+    report.save(tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_constant_and_empty_fields_leave_reasons(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    flat = pair_of("flat", np.full((160, 160), 9.0), np.full((160, 160), 5.0))
+    empty = pair_of(
+        "empty", random.poisson(5.0, (96, 128)) + 0.0, random.poisson(5.0, (96, 128)) + 0.0
+    )
+    report = evaluate(copier(), [flat, empty], engine=ENGINE)
+    require_reasons(report.json)
+    require_reasons_of_fields(report)
+    json.dumps(report.json, allow_nan=False)
+    report.save(tmp_path / "report")
+
+
+def test_the_repeat_is_off_by_the_noise_of_both() -> None:
+    random = np.random.default_rng(5)
+    repeats = {
+        name: image.with_pixels(
+            (image.pixels + random.normal(0, 2, image.pixels.shape)).astype("f")
+        )
+        for name, image in TRUTH.items()
+    }
+    report = evaluate(copier(), PAIRS, repeat=repeats, engine=ENGINE)
+    for entry in report.fields:
+        noise_db = 20 * np.log10(entry["data_range"] / (2 * np.sqrt(2)))
+        assert entry["psnr_db"]["repeat"] == pytest.approx(noise_db, abs=0.3)
+    assert report.summary["frc_nm"]["target"]["median"] is not None
+    with pytest.raises(PairError, match="no repeat of its name"):
+        evaluate(copier(), PAIRS, repeat={}, engine=ENGINE)
+
+
+def test_a_pair_without_pixel_size_takes_the_models_and_says_so() -> None:
+    pair = PAIRS[0]
+    bare = replace(
+        pair,
+        source_pixel_size_nm=None,
+        source=replace(pair.source, pixel_size_nm=None),
+        target=replace(pair.target, pixel_size_nm=None),
+    )
+    report = evaluate(copier(), [bare], engine=ENGINE)
+    assert any("has no pixel size" in note for note in report.summary["notes"])
+    assert report.summary["fwhm_nm"]["target"]["median"] == pytest.approx(NM * TARGET_PX, rel=0.05)
+
+
+def test_sample_and_background_are_told_apart(report: Report) -> None:
+    for entry in report.fields:
+        pixels = [entry[part]["pixels"] for part in ("sample", "background")]
+        assert min(pixels) > 0
+        assert sum(pixels) <= SIZE_PX**2
+        # the input's light spreads: it is off on the sample, and hardly in the background
+        assert entry["sample"]["nrmse"]["input"] > 3 * entry["background"]["nrmse"]["target"]
+
+
+def test_blurred_again_the_target_explains_the_input(report: Report) -> None:
+    rsp = report.summary["squirrel_rsp"]
+    assert rsp["target"]["median"] > 0.99
+    assert rsp["target"]["median"] > rsp["output"]["median"]  # the copy is blurred twice

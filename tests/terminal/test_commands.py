@@ -16,7 +16,7 @@ from crosscope.terminal import quickstart
 from crosscope.terminal.commands import app
 
 FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32")
-METHODS = {"input", "output", "target", "bicubic", "lucy_richardson", "twin"}
+METHODS = {"input", "output", "target", "bicubic", "lucy_richardson", "nnls", "twin"}
 COMMANDS = [command.name or "" for command in app.registered_commands]
 
 Crosscope = Callable[..., Any]
@@ -97,6 +97,7 @@ def test_evaluate_measures_every_method_against_the_truth(report: Path) -> None:
     assert {field["seen"] for field in said["fields"]} == {"training", "validation"}
     assert summary["fwhm_nm"]["target"]["median"] < summary["fwhm_nm"]["input"]["median"]
     assert (report / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "<canvas" in (report / "report.html").read_text()
 
 
 def test_evaluate_without_truth_holds_all_against_the_target(
@@ -117,6 +118,37 @@ def test_evaluate_prints_a_table_whose_figures_are_whole(
     assert "Lucy-Richardson" in outcome.out
     assert "invented" in outcome.out
     assert "…" not in outcome.out
+
+
+def test_measure_writes_a_figure_a_table_and_a_plot(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    csv, plot = tmp_path / "a.csv", tmp_path / "a.png"
+    asked = ("--csv", csv, "--plot", plot, "--json")
+    said = crosscope("measure", "spectrum", walk.image, *asked).json
+    assert {"measure", "value", "unit", "low", "high", "n"} <= set(said)
+    assert (said["measure"], said["unit"]) == ("spectrum", "nm")
+    assert csv.read_text().startswith("frequency_per_nm,power")
+    assert plot.exists()
+    again = crosscope("measure", "psf", walk.image, "--csv", csv)
+    assert again.code == 2
+    assert "a.csv" in again.err
+    plain = crosscope("measure", "frc", walk.image)
+    assert plain.code == 0
+    assert plain.out.startswith("frc: ")
+    assert crosscope("measure", "squirrel", walk.image).code == 2
+
+
+def test_a_learning_curve_goes_into_the_model_and_its_report(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    asked = ("--steps", "4", "--base", "4", "--threads", "1", "--precision", "float32")
+    said = crosscope("train", walk.pairs, run, *asked, "--learning-curve", "--json").json
+    assert [point["pairs"] for point in said["learning_curve"]] == [1, 2]
+    report = crosscope("evaluate", run / "model.zip", walk.pairs, tmp_path / "report", "--json")
+    assert report.json["learning_curve"] == said["learning_curve"]
+    assert report.json["learning_curve_reason"] is None
 
 
 @pytest.mark.parametrize("kind", ["image", "folder", "pairs", "model"])

@@ -43,6 +43,7 @@ def split_fields(
     guard_px: int,
     least_px: int,
     seed: int,
+    training_fields: int | None = None,
 ) -> Split:
     """Part the pairs by field of view; a single field is cut in two.
 
@@ -59,6 +60,8 @@ def split_fields(
         Length of either part of a single field: that of a patch.
     seed : int
         Chooses the fields.
+    training_fields : int, optional
+        Keep so many of the training fields; less are a part of more. A single field stays whole.
 
     Returns
     -------
@@ -78,11 +81,12 @@ def split_fields(
         return _split_one_field(pairs, validation_share, guard_px, least_px)
     count = min(max(round(validation_share * len(fields)), 1), len(fields) - 1)
     order = np.random.default_rng(seed).permutation(len(fields))
-    chosen, groups = set(order[:count].tolist()), list(fields.values())
+    chosen, kept = set(order[:count].tolist()), set(order[count:][:training_fields].tolist())
+    groups = list(fields.values())
     return Split(
-        [pair for i, group in enumerate(groups) if i not in chosen for pair in group],
+        [pair for i, group in enumerate(groups) if i in kept for pair in group],
         [pair for i, group in enumerate(groups) if i in chosen for pair in group],
-        f"{len(fields) - count} fields for training and {count} for validation",
+        f"{len(kept)} fields for training and {count} for validation",
     )
 
 

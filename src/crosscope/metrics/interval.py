@@ -71,7 +71,10 @@ def bootstrap_interval(
     if len(arrays) == 1:
         return Interval(value, None, None, values.size)
     draws = np.random.default_rng(seed).integers(len(arrays), size=(_RESAMPLES, len(arrays)))
-    drawn = [float(statistic(np.concatenate([arrays[i] for i in draw]))) for draw in draws]
+    if values.size == len(arrays) and statistic is np.median:
+        drawn = np.median(values[draws], axis=1)  # the usual case, a hundred times faster
+    else:
+        drawn = np.array([statistic(np.concatenate([arrays[i] for i in draw])) for draw in draws])
     tails = [(1 - level) / 2, (1 + level) / 2]
     # No interpolation between resamples, so that an infinite value (PSNR) gives no NaN.
     low, high = np.quantile(drawn, tails, method="inverted_cdf")

@@ -1,4 +1,4 @@
-"""Image + reference -> spots found, missed and invented, and from where close pairs are told apart.
+"""Image + reference -> spots missed, invented, split, merged; from where pairs are told apart.
 
 A spot is a local maximum of the negative Laplacian of a Gaussian (LoG), a band-pass that is blind
 to a background and its gradient, scaled to answer 1 to a Gaussian of height 1 and the width asked:
@@ -51,12 +51,15 @@ class SpotComparison:
         Which reference spot each found spot was matched to; -1 for none.
     threshold : float
         Above it a spot counts.
+    fwhm_px : float
+        Of a spot in the reference.
     """
 
     found: Spots
     reference: Spots
     partner: Int[np.ndarray, "n"]
     threshold: float
+    fwhm_px: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class SpotScore:
     invented : float or None
         Share of the found spots that have no match; None where none was found.
     n_found, n_reference : int
+    split : float or None
+        Share of the reference's spots that were found as two or more; None where it has no spots.
+    merged : float or None
+        Share of the found spots that stand for two or more of the reference; None where none was
+        found.
     """
 
     f1: float | None
@@ -80,6 +88,8 @@ class SpotScore:
     invented: float | None
     n_found: int
     n_reference: int
+    split: float | None
+    merged: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,18 +200,36 @@ def compare_spots(
     found = _relative_spots(image_response, places, fwhm_px, threshold / 2)
     real = _relative_spots(response, places, fwhm_px, threshold / 2)
     partner = match_spots(found.yx_px, real.yx_px, radius_px=fwhm_px / 2)
-    return SpotComparison(found, real, partner, threshold)
+    return SpotComparison(found, real, partner, threshold, fwhm_px)
 
 
 def score_spots(comparisons: Sequence[SpotComparison]) -> SpotScore:
-    """Count what was missed and what was invented, over one or several fields.
+    """Count what was missed, invented, split and merged, over one or several fields.
 
     A reference spot above the threshold T is missed if nothing above T / 2 was found there; a found
     spot above T is invented if the reference has nothing above T / 2 there. So a spot just at the
     threshold is not counted for being 1 % dimmer in one of the two.
+
+    Two spots u, v of one image, both above T, are one in the other if
+
+        |u - v| < 1.5 FWHM   and   #{w > T / 2 : distance(w, segment uv) <= FWHM / 2} = 1,
+
+    w being the other image's spots. A reference spot w > T is split if two found spots are one in
+    it; a found spot w > T is merged if two reference spots are one in it. The rule is the same in
+    both directions: image and reference exchanged, split and merged change places.
+
+    Notes
+    -----
+    Split and merged say how: as a rule one spot of the two is also invented, or missed. A pair of
+    which one was found in its place and the other not at all reads as merged, as a bright spot
+    draws the common maximum to itself. Spots nearer to each other than 0.93 FWHM are one in the
+    reference already. Beads at one per square micrometre, a third of them in pairs, against their
+    truth: 0.1 % split and 0.1 % merged by the noise of 500 photons, 0.5 % and 0.6 % by that of 30.
     """
-    wanted, hit, found, real = 0, 0, 0, 0
+    wanted, hit, found, real, split, merged = 0, 0, 0, 0, 0, 0
     for each in comparisons:
+        split += _count_standing_for_two(each.reference, each.found, each)
+        merged += _count_standing_for_two(each.found, each.reference, each)
         matched = each.partner >= 0
         counts = each.found.amplitude > each.threshold
         found, real = found + int(counts.sum()), real + int((counts & matched).sum())
@@ -219,7 +247,36 @@ def score_spots(comparisons: Sequence[SpotComparison]) -> SpotScore:
         invented=None if precision is None else 1 - precision,
         n_found=found,
         n_reference=wanted,
+        split=split / wanted if wanted else None,
+        merged=merged / found if found else None,
     )
+
+
+def close_pairs(spots: Spots, *, threshold: float, alone_px: float) -> Int[np.ndarray, "n 2"]:
+    """Return the pairs of spots that are alone with each other.
+
+    A pair is two spots above the threshold, each the other's nearest neighbour, with no third, be
+    it below the threshold, within `alone_px` of either.
+
+    Parameters
+    ----------
+    spots : Spots
+    threshold : float
+        In the units of the spots' amplitudes.
+    alone_px : float
+
+    Returns
+    -------
+    (n, 2) int
+        Indices of the two spots, the brighter first. The two may be further apart than `alone_px`.
+    """
+    if len(spots.amplitude) < 2:
+        return np.zeros((0, 2), dtype=int)
+    distance_px, neighbour = KDTree(spots.yx_px).query(spots.yx_px, k=3)  # itself, first, second
+    index, first = np.arange(len(neighbour)), neighbour[:, 1]
+    counts = (spots.amplitude > threshold) & (distance_px[:, 2] > alone_px)
+    is_pair = (first[first] == index) & (index < first) & counts & counts[first]
+    return np.stack([index, first], axis=1)[is_pair]
 
 
 def resolved_separation(
@@ -350,11 +407,28 @@ def _close_pairs(
 ) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """Return the separation of each close pair and whether both spots were found."""
     spots = comparison.reference
-    if len(spots.amplitude) < 2:
-        return np.zeros(0), np.zeros(0, dtype=bool)
-    distance_px, neighbour = KDTree(spots.yx_px).query(spots.yx_px, k=3)  # itself, first, second
-    index, first = np.arange(len(neighbour)), neighbour[:, 1]
-    counts = (spots.amplitude > comparison.threshold) & (distance_px[:, 2] > alone_px)
-    pair = (first[first] == index) & (index < first) & counts & counts[first]
-    is_found = np.isin(index, comparison.partner)
-    return distance_px[pair, 1], (is_found & is_found[first])[pair]
+    pairs = close_pairs(spots, threshold=comparison.threshold, alone_px=alone_px)
+    distance_px = np.linalg.norm(spots.yx_px[pairs[:, 0]] - spots.yx_px[pairs[:, 1]], axis=1)
+    is_found = np.isin(pairs, comparison.partner)
+    return distance_px, is_found[:, 0] & is_found[:, 1]
+
+
+def _count_standing_for_two(ones: Spots, twos: Spots, comparison: SpotComparison) -> int:
+    """Count the spots of one image, above the threshold, where the other image has two."""
+    fwhm_px, threshold = comparison.fwhm_px, comparison.threshold
+    yx_px = twos.yx_px[twos.amplitude > threshold]
+    if not len(ones.yx_px) or not len(yx_px):
+        return 0
+    pairs = KDTree(yx_px).query_pairs(1.5 * fwhm_px, output_type="ndarray")
+    start, end = yx_px[pairs[:, 0]], yx_px[pairs[:, 1]]
+    # whoever is within FWHM / 2 of a segment is within 1.25 FWHM of its middle
+    near = KDTree((start + end) / 2).sparse_distance_matrix(
+        KDTree(ones.yx_px), 1.25 * fwhm_px, output_type="ndarray"
+    )
+    pair, one = near["i"], near["j"]
+    along, to_one = (end - start)[pair], ones.yx_px[one] - start[pair]
+    share = np.clip((along * to_one).sum(axis=1) / (along**2).sum(axis=1), 0, 1)
+    beside = np.linalg.norm(to_one - share[:, None] * along, axis=1) <= fwhm_px / 2
+    pair, one = pair[beside], one[beside]
+    single = np.bincount(pair, minlength=len(pairs))[pair] == 1
+    return int((ones.amplitude[np.unique(one[single])] > threshold).sum())

@@ -43,6 +43,8 @@ class TrainingPlan:
         whose out-of-focus light differs from place to place: the network learns to ignore it.
     validation_share : float
         Part of the fields (at least one), or of a single field's length.
+    training_fields : int or None
+        Learn from so many of the training fields only; less are a part of more (learning curves).
     ema : float
         Decay of the moving average of the weights, per step.
     seed : int
@@ -69,6 +71,7 @@ class TrainingPlan:
     background_share: float = 0.1
     haze: float = 0.0
     validation_share: float = 0.15
+    training_fields: int | None = None
     ema: float = 0.997
     seed: int = 0
     threads: int | None = None
@@ -100,6 +103,8 @@ class TrainingPlan:
             "background_share must be at least 0 and below 1": 0 <= self.background_share < 1,
             "haze must be at least 0": self.haze >= 0,
             "validation_share must be between 0 and 1": 0 < self.validation_share < 1,
+            "training_fields must be at least 1": self.training_fields is None
+            or self.training_fields >= 1,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             "precision must be float32 or bfloat16": self.precision

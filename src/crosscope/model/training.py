@@ -136,6 +136,7 @@ def train(
         guard_px=guard_px,
         least_px=plan.patch_px,
         seed=plan.seed,
+        training_fields=plan.training_fields,
     )
     say(split.how)
     fields = _seen_fields(split)

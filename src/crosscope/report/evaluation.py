@@ -1,13 +1,14 @@
-"""Model + registered pairs -> figures, with bicubic and Richardson-Lucy on the same fields.
+"""Model + registered pairs -> figures, with deconvolution and other controls on the same fields.
 
 The reference is the noise-free truth where there is one, else the target. Every method's image is
 brought to the reference's grey values by a least-squares gain and offset before it is compared:
-modalities have no common scale, and the controls know none. The plain figure, without that fit, is
-given beside it for the network's output.
+modalities have no common scale, and the controls know none. The plain figures, without that fit,
+are given beside them for what comes in the target's grey values.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,82 +16,81 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from crosscope.data.background import measure_background
+from crosscope.data.cores import count_cores
 from crosscope.data.errors import PairError
 from crosscope.data.files import write_json, writing_folder
 from crosscope.data.images import Image, list_images, read_image, select_plane
 from crosscope.data.pairs import stem
 from crosscope.data.registered import RegisteredPair, crop_like
-from crosscope.deconvolution import estimate_kernel_fwhm, gaussian_kernel, richardson_lucy
-from crosscope.metrics.error import fit_intensity, psnr_db
-from crosscope.metrics.interval import Interval, bootstrap_interval
-from crosscope.metrics.psf import fit_spots
-from crosscope.metrics.spots import (
-    SpotComparison,
-    compare_spots,
-    isolated,
-    resolved_separation,
-    score_spots,
-)
-from crosscope.metrics.ssim import ssim
+from crosscope.deconvolution import estimate_kernel_fwhm
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.images import fastest_engine
 from crosscope.prediction.tiling import sharpen
-from crosscope.report.picture import Panel, draw_fields
+from crosscope.report.controls import choose_counts, deconvolve
+from crosscope.report.figures import FIDELITY, Field, correlate, measure_field
+from crosscope.report.page import Thumbnails, View, write_page
+from crosscope.report.picture import Panel, densest, draw_fields
+from crosscope.report.structures import SHOWN, Structures, interval_of
 
-ITERATIONS = (10, 20, 50, 100, 200, 400, 800)  # of Richardson-Lucy; the best is chosen
-SHOWN = ("input", "lucy_richardson", "output", "target")  # in the picture
-LEAST_SPOTS = 10  # for a width or a score
+METHODS = ("input", "bicubic", "lucy_richardson", "nnls", "twin", "output", "target", "repeat")
+SMALL = ("input", "output", "target")  # as thumbnails
+VIEW_PX, THUMBNAIL_PX = 1024, 128
+FIGURES = (
+    *FIDELITY,
+    *("frc_nm", "frc_three_sigma_nm", "frc_single_nm", "local_frc_nm", "decorrelation_nm"),
+    *("squirrel_rsp", "squirrel_rse"),
+    *("psnr_plain_db", "ssim_plain", "ms_ssim_plain", "nrmse_plain", "pearson_plain"),
+)
+NOTES = (
+    "A figure of resolution says how fine the detail is that an image shows, not that the detail "
+    "is there: it is no proof of correctness. Look at the invented spots, SQUIRREL and the error.",
+    "FRC (Fourier ring correlation) and local FRC: agreement with the target, whose noise no other "
+    "image shares; the target's own with its repeat, else by splitting it in two.",
+    "Single-image FRC splits an image in two and needs independent noise: registration has "
+    "resampled the input, so that its value is too fine or none.",
+)
 Grey = Float[np.ndarray, "y x"]
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
-    """One test field: every method's image, and what they are held against."""
-
-    name: str
-    images: Mapping[str, Grey]
-    reference: Grey
-    iterations: int
-
-    def fitted(self, method: str) -> Grey:
-        """Return a method's image in the reference's grey values."""
-        image = self.images[method]
-        return fit_intensity(image, self.reference).apply(image)
-
-    @property
-    def data_range(self) -> float:
-        """The span of the reference's grey values."""
-        return float(np.ptp(self.reference))
-
-
-@dataclass(frozen=True, eq=False)
 class Report:
-    """The figures, under the names of the JSON, and a picture of the fields.
+    """The figures, under the names of the JSON, and what is shown of the fields.
 
     Attributes
     ----------
-    summary : dict
-    fields : list of dict
+    json : dict
+        What report.json holds.
     panels : list of Panel
-        What `save` draws.
+        Of picture.png.
+    views : list of View
+        The best, the median and the worst field, at full resolution.
+    thumbnails : list of Thumbnails
+        All fields.
     """
 
-    summary: dict[str, Any]
-    fields: list[dict[str, Any]]
+    json: dict[str, Any]
     panels: list[Panel]
+    views: list[View]
+    thumbnails: list[Thumbnails]
 
     @property
-    def json(self) -> dict[str, Any]:
-        """Return what report.json holds."""
-        return {"summary": self.summary, "fields": self.fields}
+    def summary(self) -> dict[str, Any]:
+        """Return the figures over all fields."""
+        return dict(self.json["summary"])
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        """Return the figures of each field."""
+        return list(self.json["fields"])
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Write FOLDER/report.json and FOLDER/picture.png, both or none."""
+        """Write FOLDER/report.json, report.html and picture.png, all or none."""
         with writing_folder(Path(folder), overwrite=overwrite) as part:
             write_json(part / "report.json", self.json)
-            draw_fields(self.panels, part / "picture.png")
+            write_page(part / "report.html", self.json, self.views, self.thumbnails)
+            if self.panels:
+                draw_fields(self.panels, part / "picture.png")
 
 
 def evaluate(
@@ -98,6 +98,7 @@ def evaluate(
     pairs: Sequence[RegisteredPair],
     *,
     truth: Mapping[str, Image] | None = None,
+    repeat: Mapping[str, Image] | None = None,
     engine: Engine | None = None,
     watch: Callable[[float], None] = lambda done: None,
 ) -> Report:
@@ -109,6 +110,10 @@ def evaluate(
     pairs : sequence of RegisteredPair
     truth : mapping from a pair's name to an Image, optional
         Noise-free targets on the raw target's grid; for every pair, or for none.
+    repeat : mapping from a pair's name to an Image, optional
+        The target taken a second time, on the raw target's grid: how well it repeats itself, noise
+        included. What has less noise may come nearer to a noisy target than that. For every pair,
+        or for none.
     engine : Engine, optional
     watch : callable
         Told the part done, 0 to 1.
@@ -116,261 +121,321 @@ def evaluate(
     Returns
     -------
     Report
-        `summary` and `fields` as the JSON names them; what could not be measured is None, with a
-        reason beside it.
+        Its JSON as `design` names it; what could not be measured is None, with a reason beside it.
+        A field with pixels that are not finite is listed, and left out of every figure.
 
     Raises
     ------
     PairError
-        No pairs, other pixel sizes than the model's, or a pair without its truth.
+        No pairs, other pixel sizes than the model's, or a pair without its truth or repeat.
     """
     if not pairs:
         raise PairError("pairs", "there are none to evaluate", "Run crosscope register first")
-    for pair in pairs:
-        _require_fit(model, pair)
-    references = [_reference(pair, truth) for pair in pairs]
-    engine = engine or fastest_engine(model, pairs[0].target)
-    kernel_px = estimate_kernel_fwhm(
-        [pair.source.pixels.astype(np.float64) for pair in pairs],
-        [pair.target.pixels.astype(np.float64) for pair in pairs],
-    )
-    deconvolved = []
-    for n, pair in enumerate(pairs):
-        deconvolved.append(_deconvolve(pair, kernel_px))
-        watch(0.7 * (n + 1) / len(pairs))
-    counts = _best_counts(deconvolved, references)
-    fields = []
-    for n, (pair, reference) in enumerate(zip(pairs, references, strict=True)):
-        best = deconvolved[n][counts[n]]
-        images = _images_of(model, pair, engine) | {"lucy_richardson": best.astype(np.float64)}
-        fields.append(Field(pair.name, images, reference, counts[n]))
-        watch(0.7 + 0.2 * (n + 1) / len(pairs))
-    pixel_nm = math.sqrt(math.prod(_pixel_size(pairs[0])))
+    notes = [*NOTES, *filter(None, (_require_fit(model, pair) for pair in pairs))]
+    given = [
+        _Given(
+            pair,
+            pair.target.pixels.astype(np.float64) if truth is None else _crop(truth, pair, "truth"),
+            None if repeat is None else _crop(repeat, pair, "repeat"),
+        )
+        for pair in pairs
+    ]
+    whole = [each for each in given if each.obstacle is None]
+    pixel_nm = math.sqrt(math.prod(model.target_pixel_size_nm))
+    kernel_px, why_not = _estimate_kernel(whole)
+    if why_not:
+        notes.append(f"No deconvolution and no SQUIRREL: {why_not}.")
+    counts: list[dict[str, int]] = [{} for _ in whole]
+    if kernel_px is not None:
+        counts = choose_counts(
+            [each.source for each in whole],
+            [each.reference for each in whole],
+            kernel_px,
+            watch=lambda done: watch(0.5 * done),
+        )
+    made = _infer(model, whole, engine, watch=lambda done: watch(0.5 + 0.1 * done))
+
+    def field_of(n: int) -> Field:
+        return _field_of(whole[n], made[n], kernel_px, counts[n])
+
+    structures = Structures([each.reference for each in whole], kernel_px or 0.0, pixel_nm)
+
+    def measure(n: int) -> tuple[dict[str, Any], Thumbnails, Any]:
+        field = field_of(n)
+        entry = measure_field(field, pixel_nm=pixel_nm, kernel_fwhm_px=kernel_px)
+        entry |= {"iterations": counts[n].get("lucy_richardson"), "counts": counts[n]}
+        return entry, _thumbnails(field), structures.measure(field)
+
+    entries, thumbnails = [], []
+    with ThreadPoolExecutor(count_cores()) as pool:
+        for entry, small, measured in pool.map(measure, range(len(whole))):
+            entries.append(entry)
+            thumbnails.append(small)
+            structures.add(measured)
+            watch(0.6 + 0.35 * len(entries) / len(whole))
+
+    views, panels = [], []
+    curves: dict[str, Any] = {"frequency_per_um": [], "correlation": {}}
+    for rank, n in _ranked(entries):
+        field = field_of(n)
+        shown = {method: field.images[method] for method in SHOWN if method in field.images}
+        views.append(_view(field, rank, pixel_nm))
+        panels.append(Panel(field.name, shown, pixel_nm))
+        if rank == "median" or not curves["correlation"]:
+            curves = _curves(field, pixel_nm)
     summary = {
         "reference": "truth" if truth else "target",
         "data_range": "span of the reference, field by field",
         "intensity": "each method fitted to the reference by a gain and an offset",
-        "kernel_fwhm_nm": kernel_px * pixel_nm,
+        "pixel_size_nm": pixel_nm,
+        "kernel_fwhm_nm": None if kernel_px is None else kernel_px * pixel_nm,
+        "notes": notes,
     }
-    summary |= _summarise(fields, kernel_px, pixel_nm)
-    seen = {seen.source_sha256: seen.part for seen in model.fields if seen.source_sha256}
-    entries = [
-        _entry(field) | {"seen": seen.get(pair.source_sha256 or "")}
-        for field, pair in zip(fields, pairs, strict=True)
-    ]
-    panels = [_panel(field, pixel_nm) for field in fields[:3]]
+    if kernel_px is None:
+        summary["reason"] = why_not
+    methods = [m for m in METHODS if any(m in entry["ssim"] for entry in entries)]
+    summary |= _summarise(entries, methods or ["input", "output", "target"])
+    summary |= structures.summarise(methods or ["input", "output", "target"])
     watch(1.0)
-    return Report(summary, entries, panels)
+    return Report(
+        {
+            "summary": summary,
+            "fields": _with_the_rest(given, entries, model),
+            "widths_nm": structures.widths_nm(),
+            "profiles": structures.profiles,
+            "spectra": structures.spectra(),
+            "frc_curves": curves,
+            "training": _training(model),
+            **_learning_curve(model),
+        },
+        panels,
+        views,
+        thumbnails,
+    )
 
 
 def read_truth(folder: Path | str) -> dict[str, Image]:
-    """Read the noise-free targets of a folder, by the names of their pairs."""
+    """Read the noise-free targets, or the repeats, of a folder, by the names of their pairs."""
     return {stem(file): select_plane(read_image(file)) for file in list_images(Path(folder))}
 
 
-def _images_of(model: Model, pair: RegisteredPair, engine: Engine) -> dict[str, Grey]:
-    """Return every method's image of a pair, but for the deconvolved one."""
-    source = pair.source.pixels
-    images = {"input": source, "output": sharpen(model, source, engine=engine)}
-    if model.twin:
-        images["twin"] = sharpen(model, source, engine=engine, network=model.twin)
+# --- what is given --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """A pair, what it is held against, and its target's repeat."""
+
+    pair: RegisteredPair
+    reference: Grey
+    repeat: Grey | None
+
+    @property
+    def source(self) -> Grey:
+        """The input's grey values."""
+        return self.pair.source.pixels.astype(np.float64)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the field cannot be measured."""
+        images = (self.pair.source.pixels, self.pair.target.pixels, self.reference, self.repeat)
+        if all(image is None or np.isfinite(image).all() for image in images):
+            return None
+        return "it holds pixels without a value (NaN or infinite)"
+
+
+def _crop(images: Mapping[str, Image], pair: RegisteredPair, what: str) -> Grey:
+    if pair.name not in images:
+        remedy = f"Leave --{what} out, or complete it"
+        raise PairError(pair.name, f"has no {what} of its name", remedy)
+    return crop_like(images[pair.name], pair).pixels.astype(np.float64)
+
+
+def _require_fit(model: Model, pair: RegisteredPair) -> str | None:
+    """Refuse a pair of other pixel sizes than the model's; say so where they are not known."""
+    if pair.source_pixel_size_nm is None or pair.target.pixel_size_nm is None:
+        return f"{pair.name} has no pixel size: the model's was taken"
+    made = (*model.source_pixel_size_nm, *model.target_pixel_size_nm)
+    have = tuple(size for sizes in pair.pixel_sizes_nm for size in sizes)
+    if np.allclose(have, made, rtol=0.02):
+        return None
+    reason = f"has source and target pixels of {have} nm, the model was made for {made}"
+    raise PairError(pair.name, reason, "Evaluate on pairs of the model's instruments")
+
+
+def _estimate_kernel(given: Sequence[_Given]) -> tuple[float | None, str | None]:
+    """Return the width of the blur from target to source, or why there is none."""
+    try:
+        return estimate_kernel_fwhm(
+            [each.source for each in given],
+            [each.pair.target.pixels.astype(np.float64) for each in given],
+        ), None
+    except PairError as error:
+        return None, error.reason
+
+
+def _infer(
+    model: Model,
+    given: Sequence[_Given],
+    engine: Engine | None,
+    *,
+    watch: Callable[[float], None],
+) -> list[dict[str, Float32[np.ndarray, "y x"]]]:
+    """Return what the network and its twin make of each source: before all else, for the engine's
+    threads and others would stand in each other's way.
+    """
+    networks = {"output": model.generator} | ({"twin": model.twin} if model.twin else {})
+    made = []
+    for each in given:
+        engine = engine or fastest_engine(model, each.pair.target)
+        source = each.pair.source.pixels
+        made.append(
+            {
+                method: sharpen(model, source, engine=engine, network=network)
+                for method, network in networks.items()
+            }
+        )
+        watch(len(made) / len(given))
+    return made
+
+
+def _field_of(
+    given: _Given,
+    made: Mapping[str, Float32[np.ndarray, "y x"]],
+    kernel_px: float | None,
+    counts: Mapping[str, int],
+) -> Field:
+    """Return the field of a pair: every method's image."""
     # registration resampled the source by a cubic kernel: that is the bicubic image
-    images |= {"target": pair.target.pixels, "bicubic": source}
-    return {method: image.astype(np.float64) for method, image in images.items()}
+    source = given.source
+    images = {"input": source, "bicubic": source, "target": given.pair.target.pixels, **made}
+    for method, count in counts.items():
+        assert kernel_px is not None
+        images[method] = deconvolve(source, kernel_px, method, count)
+    if given.repeat is not None:
+        images["repeat"] = given.repeat
+    ordered = {m: images[m].astype(np.float64) for m in METHODS if m in images}
+    return Field(given.pair.name, ordered, given.reference)
 
 
-def _deconvolve(pair: RegisteredPair, kernel_px: float) -> dict[int, Float32[np.ndarray, "y x"]]:
-    """Return the Richardson-Lucy estimate of a source, by the number of iterations."""
-    source = pair.source.pixels.astype(np.float64)
-    above = np.maximum(source - measure_background(source).level, 0)
-    kernel = gaussian_kernel(max(kernel_px, 1.5))
-    return dict(zip(ITERATIONS, richardson_lucy(above, kernel, iterations=ITERATIONS), strict=True))
+# --- the summary ----------------------------------------------------------------------------------
 
 
-def _best_counts(
-    deconvolved: Sequence[Mapping[int, Float32[np.ndarray, "_y _x"]]],
-    references: Sequence[Float[np.ndarray, "_y _x"]],
-) -> list[int]:
-    """Choose for each field the count that is best, by PSNR, on the others (or on itself)."""
-    scores = np.array(
-        [
-            [_fitted_psnr(estimates[count].astype(np.float64), reference) for count in ITERATIONS]
-            for estimates, reference in zip(deconvolved, references, strict=True)
-        ]
-    )
-    others = scores.sum(axis=0) - scores if len(scores) > 1 else scores
-    return [ITERATIONS[best] for best in others.argmax(axis=1)]
-
-
-def _fitted_psnr(image: Grey, reference: Grey) -> float:
-    fitted = fit_intensity(image, reference).apply(image)
-    return _psnr(fitted, reference, float(np.ptp(reference))) or 0.0
-
-
-def _summarise(fields: Sequence[Field], kernel_px: float, pixel_nm: float) -> dict[str, Any]:
-    methods = list(fields[0].images)
-    entries = [_entry(field) for field in fields]
-    summary: dict[str, Any] = {
-        figure: {
-            method: _interval([entry[figure][method] for entry in entries]) for method in methods
-        }
-        for figure in ("psnr_db", "ssim")
-    }
-    summary["psnr_plain_db"] = {
-        method: _interval([entry["psnr_plain_db"][method] for entry in entries])
-        for method in entries[0]["psnr_plain_db"]
-    }
-    target_px = _typical_fwhm(fields)
-    if target_px is None:
-        reason = f"fewer than {LEAST_SPOTS} isolated spots in the reference"
-        none = {"median": None, "sd": None, "low": None, "high": None, "n": 0, "reason": reason}
-        summary["fwhm_nm"] = dict.fromkeys(methods, none)
-        none = {"f1": None, "missed": None, "invented": None, "reason": reason}
-        summary["spots"] = dict.fromkeys(methods, none)
-        summary["resolved_nm"] = dict.fromkeys(methods)
-        summary["resolved_reason"] = dict.fromkeys(methods, reason)
-        return summary
-    blurred_px = math.hypot(target_px, kernel_px)
-    summary["fwhm_nm"] = _widths(fields, target_px, blurred_px, pixel_nm)
-    summary["spots"], summary["resolved_nm"], summary["resolved_reason"] = {}, {}, {}
-    for method in methods:
-        comparisons = [
-            compare_spots(field.images[method], field.reference, fwhm_px=target_px)
-            for field in fields
-        ]
-        score = score_spots(comparisons)
-        unmeasured = {"reason": "no spot was found"} if score.invented is None else {}
-        summary["spots"][method] = vars(score) | unmeasured
-        separation_nm, why_not = _resolved(comparisons, target_px, blurred_px, pixel_nm)
-        summary["resolved_nm"][method] = separation_nm
-        summary["resolved_reason"][method] = why_not
+def _summarise(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+    """Return each figure's median over the fields with its interval, by method."""
+    summary: dict[str, Any] = {f: _intervals(entries, f, methods) for f in FIGURES}
+    for part in ("sample", "background"):
+        parts = [entry[part] for entry in entries]
+        summary[part] = {f: _intervals(parts, f, methods) for f in FIDELITY if f != "ms_ssim"}
     return summary
 
 
-def _typical_fwhm(fields: Sequence[Field]) -> float | None:
-    """Measure the width of the reference's isolated spots; None where there are too few."""
-    fwhm_px = 4.0
-    for _ in range(3):
-        widths = [
-            fit_spots(field.reference, places, radius_px=round(1.5 * fwhm_px)).fwhm_px
-            for field, places in zip(fields, _places(fields, fwhm_px, 3 * fwhm_px), strict=True)
-        ]
-        found = np.concatenate(widths)
-        if np.isfinite(found).sum() < LEAST_SPOTS:
-            return None
-        fwhm_px = max(2.0, float(np.nanmedian(found)))
-    return fwhm_px
-
-
-def _places(
-    fields: Sequence[Field], fwhm_px: float, distance_px: float
-) -> list[Float[np.ndarray, "_n 2"]]:
-    """Return where each reference has spots that stand alone."""
-    places = []
-    for field in fields:
-        spots = compare_spots(field.reference, field.reference, fwhm_px=fwhm_px)
-        yx_px = spots.reference.yx_px
-        bright = spots.reference.amplitude > spots.threshold
-        alone = isolated(yx_px, distance_px=distance_px) if len(yx_px) else bright
-        places.append(yx_px[bright & alone])
-    return places
-
-
-def _widths(
-    fields: Sequence[Field], target_px: float, blurred_px: float, pixel_nm: float
+def _intervals(
+    entries: Sequence[Mapping[str, Any]], figure: str, methods: Sequence[str]
 ) -> dict[str, Any]:
-    """Fit the same isolated spots in every method's image."""
-    places = _places(fields, target_px, 2 * blurred_px)
-    widths: dict[str, Any] = {}
-    for method in fields[0].images:
-        broad = method in ("input", "bicubic")
-        radius_px = round(1.2 * blurred_px if broad else 1.5 * target_px)
-        found = [
-            pixel_nm * fit_spots(field.images[method], yx, radius_px=radius_px).fwhm_px
-            for field, yx in zip(fields, places, strict=True)
-        ]
-        all_nm = np.concatenate(found)
-        fitted = int(np.isfinite(all_nm).sum())
-        interval = _interval(found)
-        sd = float(np.nanstd(all_nm)) if fitted else None
-        widths[method] = interval | {"sd": sd, "asked": all_nm.size}
-        if not fitted:
-            widths[method]["reason"] = "no spot could be fitted"
-    return widths
-
-
-def _resolved(
-    comparisons: Sequence[SpotComparison], target_px: float, blurred_px: float, pixel_nm: float
-) -> tuple[float | None, str | None]:
-    resolved = resolved_separation(comparisons, alone_px=1.5 * blurred_px, bin_px=target_px / 5)
-    if resolved.separation_px is None:
-        return None, resolved.reason
-    return resolved.separation_px * pixel_nm, None
-
-
-def _entry(field: Field) -> dict[str, Any]:
-    """Return a field's figures."""
-    fitted = {method: field.fitted(method) for method in field.images}
-    plain = {method: field.images[method] for method in ("output", "twin") if method in fitted}
-    span = field.data_range
-    unmeasured = {} if span else {"reason": "the reference is constant"}
-    return unmeasured | {
-        "name": field.name,
-        "size_px": list(field.reference.shape),
-        "data_range": span,
-        "iterations": field.iterations,
-        "psnr_db": {m: _psnr(image, field.reference, span) for m, image in fitted.items()},
-        "psnr_plain_db": {m: _psnr(image, field.reference, span) for m, image in plain.items()},
-        "ssim": {
-            m: ssim(image, field.reference, data_range=span) if span else None
-            for m, image in fitted.items()
-        },
-    }
-
-
-def _psnr(image: Grey, reference: Grey, span: float) -> float | None:
-    """Return the PSNR; None where the reference is constant, or is the image itself."""
-    if np.abs(image - reference).max() <= 1e-9 * span or not span:
-        return None
-    return psnr_db(image, reference, data_range=span)
-
-
-def _interval(values: Sequence[Any]) -> dict[str, Any]:
-    interval: Interval = bootstrap_interval([v for v in values if v is not None])
-    found: dict[str, Any] = {
-        "median": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": interval.n,
-    }
-    if interval.value is None:
-        found["reason"] = "it is the reference itself, or the reference is constant"
-    elif interval.low is None:
-        found["reason"] = "an interval needs two fields"
+    """Return a figure's intervals; methods that it is not taken of are left out."""
+    found = {}
+    for method in methods:
+        taken = [entry[figure] for entry in entries if method in entry.get(figure, {})]
+        if not taken and entries:
+            continue
+        interval = interval_of([values[method] for values in taken])
+        if interval["median"] is None:
+            given = [e["reasons"][figure][method] for e in entries if figure in e["reasons"]]
+            interval["reason"] = given[0] if given else "no field could be measured"
+        found[method] = interval
     return found
 
 
-def _reference(pair: RegisteredPair, truth: Mapping[str, Image] | None) -> Grey:
-    if truth is None:
-        return pair.target.pixels.astype(np.float64)
-    if pair.name not in truth:
-        raise PairError(pair.name, "has no truth of its name", "Leave --truth out, or complete it")
-    return crop_like(truth[pair.name], pair).pixels.astype(np.float64)
+def _with_the_rest(
+    given: Sequence[_Given], entries: Sequence[dict[str, Any]], model: Model
+) -> list[dict[str, Any]]:
+    """Return an entry for each pair: figures, or why there are none; and whether it was seen."""
+    seen = {seen.source_sha256: seen.part for seen in model.fields if seen.source_sha256}
+    measured = iter(entries)
+    fields = []
+    for each in given:
+        if each.obstacle is None:
+            entry = next(measured)
+        else:
+            size_px = list(each.reference.shape)
+            entry = {"name": each.pair.name, "size_px": size_px, "reason": each.obstacle}
+        fields.append(entry | {"seen": seen.get(each.pair.source_sha256 or "")})
+    return fields
 
 
-def _pixel_size(pair: RegisteredPair) -> tuple[float, float]:
-    assert pair.target.pixel_size_nm, pair.name
-    return pair.target.pixel_size_nm
+def _training(model: Model) -> dict[str, Any]:
+    """Return the model's log, and where the kept network and its twin stand in it."""
+    log = [dict(line) for line in model.log]
+    warm = [line for line in log if line["phase"] == "warm"]
+    found: dict[str, Any] = {
+        "log": log,
+        "kept_step": model.training.get("best_step"),
+        "twin_step": min(warm, key=lambda line: float(line["validation"]["loss"]))["step"]
+        if warm and model.twin
+        else None,
+    }
+    if None in found.values():
+        found["reason"] = "the model holds no log of it"
+    return found
 
 
-def _require_fit(model: Model, pair: RegisteredPair) -> None:
-    made = (*model.source_pixel_size_nm, *model.target_pixel_size_nm)
-    have = tuple(size for sizes in pair.pixel_sizes_nm for size in sizes)
-    if not np.allclose(have, made, rtol=0.02):
-        reason = f"has source and target pixels of {have} nm, the model was made for {made}"
-        raise PairError(pair.name, reason, "Evaluate on pairs of the model's instruments")
+def _learning_curve(model: Model) -> dict[str, Any]:
+    curve = model.training.get("learning_curve")
+    reason = "the model was trained without --learning-curve"
+    return {"learning_curve": curve, "learning_curve_reason": None if curve else reason}
 
 
-def _panel(field: Field, pixel_nm: float) -> Panel:
-    images = {method: field.images[method] for method in SHOWN}
-    return Panel(field.name, images, pixel_nm)
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def _ranked(entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Yield the best, the median and the worst field by the output's PSNR, each once."""
+    psnr = [entry["psnr_db"]["output"] for entry in entries]
+    order = sorted(range(len(psnr)), key=lambda n: -math.inf if psnr[n] is None else -psnr[n])
+    told: set[int] = set()
+    for rank, place in (("best", 0), ("median", (len(order) - 1) // 2), ("worst", -1)):
+        if order and order[place] not in told:
+            told.add(order[place])
+            yield rank, order[place]
+
+
+def _view(field: Field, rank: str, pixel_nm: float) -> View:
+    """Return a field in the reference's grey values, cut to its densest part if it is large."""
+    height, width = (min(n, VIEW_PX) for n in field.reference.shape)
+    top, left = densest(field.reference, (height, width))
+    cut = slice(top, top + height), slice(left, left + width)
+    images = {method: field.fitted(method)[cut] for method in field.images}
+    return View(field.name, rank, images, images["output"] - field.reference[cut], pixel_nm)
+
+
+def _thumbnails(field: Field) -> Thumbnails:
+    step = max(1, math.ceil(max(field.reference.shape) / THUMBNAIL_PX))
+    height, width = (n // step * step for n in field.reference.shape)
+    small = {
+        method: field.fitted(method)[:height, :width]
+        .reshape(height // step, step, width // step, step)
+        .mean(axis=(1, 3))
+        for method in SMALL
+    }
+    return Thumbnails(field.name, small)
+
+
+def _curves(field: Field, pixel_nm: float) -> dict[str, Any]:
+    """Return each method's Fourier ring correlation with the target."""
+    curves = {m: correlate(field, m) for m in field.images if m != "bicubic"}
+    curves = {m: curve for m, curve in curves.items() if curve.reason is None}
+    if not curves:
+        return {"frequency_per_um": [], "correlation": {}}
+    frequency = max((curve.frequency for curve in curves.values()), key=len)
+    return {
+        "field": field.name,
+        "frequency_per_um": (1000 / pixel_nm * frequency).tolist(),
+        "correlation": {
+            m: [
+                None if math.isnan(v) else round(float(v), 5)
+                for v in np.interp(frequency, c.frequency, c.correlation, right=np.nan)
+            ]
+            for m, c in curves.items()
+        },
+    }

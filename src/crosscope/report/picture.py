@@ -77,15 +77,21 @@ def _range(image: Float[np.ndarray, "y x"]) -> tuple[float, float]:
 
 
 def _densest(panel: Panel) -> tuple[int, int, int]:
-    """Return top, left and side of the square that holds most light above the background."""
+    """Return top, left and side of the square to be magnified."""
     image = panel.images.get("target", next(iter(panel.images.values())))
     side = min(max(LEAST_ZOOM_PX, min(image.shape) // ZOOM), *image.shape)
+    return (*densest(image, (side, side)), side)
+
+
+def densest(image: Float[np.ndarray, "y x"], shape: tuple[int, int]) -> tuple[int, int]:
+    """Return top and left of the part, so large, that holds most light above the background."""
     low, high = _range(image)
     light = np.clip((image - low) / (high - low), 0, 1) > 0.25
     total = np.pad(np.cumsum(np.cumsum(light, axis=0), axis=1), ((1, 0), (1, 0)))
-    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    y, x = shape
+    sums = total[y:, x:] - total[:-y, x:] - total[y:, :-x] + total[:-y, :-x]
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
-    return int(top), int(left), side
+    return int(top), int(left)
 
 
 def _draw_bar(axis: "Axes", shape: tuple[int, ...], pixel_size_nm: float) -> None:

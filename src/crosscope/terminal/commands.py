@@ -255,6 +255,13 @@ def train(
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
     ] = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve",
+            help="Train on parts of the pairs, too: each takes the budget once more.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")] = False,
     overwrite: Overwrite = False,
     json: AsJson = False,
@@ -291,6 +298,16 @@ def train(
         )
     path = run / "model.zip"
     model = model.save(path, overwrite=resume or overwrite)
+    if learning_curve:  # the model is safe by now
+        with progress_of("learning curve") as tell:
+            model = cs.measure_learning_curve(
+                registered,
+                plan,
+                model,
+                init=start,
+                watch=lambda moment: tell(moment.done, moment.text),
+                say=say,
+            ).save(path, overwrite=True)
     result = {"model": str(path), **model.training}
     if json:
         show_json(result)
@@ -314,20 +331,25 @@ def evaluate(
     truth: Annotated[
         Path | None, typer.Option(help="Folder of noise-free targets, as simulate writes it.")
     ] = None,
+    repeat: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the targets taken a second time, to compare with."),
+    ] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Measure a model on pairs it has not seen: OUT/report.json and OUT/picture.png.
+    """Measure a model on pairs it has not seen: OUT/report.html, report.json and picture.png.
 
     Example: crosscope evaluate run/model.zip test-pairs report --truth test-raw/truth
     """
-    inputs = [model, pairs, *([truth] if truth else [])]
+    inputs = [model, pairs, *filter(None, (truth, repeat))]
     cs.require_free(out, overwrite=overwrite, inputs=inputs)
     loaded = cs.Model.load(model)
     registered = read_accepted(pairs, channel=channel)
     true_images = cs.read_truth(truth) if truth else None
+    repeats = cs.read_truth(repeat) if repeat else None
     with progress_of("evaluate") as tell:
-        report = cs.evaluate(loaded, registered, truth=true_images, watch=tell)
+        report = cs.evaluate(loaded, registered, truth=true_images, repeat=repeats, watch=tell)
     report.save(out, overwrite=overwrite)
     if json:
         show_json(report.json)
@@ -395,6 +417,50 @@ def predict(
 
 
 @command
+def measure(
+    what: Annotated[
+        Literal["psf", "pairs", "frc", "decorrelation", "spectrum", "squirrel"],
+        typer.Argument(metavar="MEASURE"),
+    ],
+    image: Annotated[Path, typer.Argument()],
+    other: Annotated[
+        Path | None, typer.Argument(help="frc: a repeat; squirrel: the image before.")
+    ] = None,
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(min=1e-3, help="Where the file says nothing.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table behind the figure.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it, as PNG.")] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Take one measure of an image: psf, pairs, frc, decorrelation, spectrum or squirrel.
+
+    Example: crosscope measure frc first.tif second.tif --plot frc.png
+    """
+    for path in filter(None, (csv, plot)):
+        cs.require_free(path, overwrite=overwrite, inputs=[image, *filter(None, (other,))])
+    size = (pixel_size_nm, pixel_size_nm) if pixel_size_nm else None
+    found = cs.measure(
+        what,
+        cs.read_image(image),
+        cs.read_image(other) if other else None,
+        pixel_size_nm=size,
+    )
+    if csv:
+        found.write_csv(csv, overwrite=overwrite)
+    if plot:
+        found.draw(plot, overwrite=overwrite)
+    if json:
+        show_json(found.json)
+    elif found.value is None:
+        typer.echo(f"{what}: none, {found.reason}")
+    else:
+        interval = f" ({found.low:.4g} to {found.high:.4g})" if found.low and found.high else ""
+        typer.echo(f"{what}: {found.value:.4g} {found.unit}{interval}, n = {found.n}")
+
+
+@command
 def info(
     path: Annotated[Path, typer.Argument(help="Image, folder of images or pairs, or model.")],
     json: AsJson = False,
@@ -435,7 +501,7 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
 def _show(report: "cs.Report", out: Path) -> None:
     wide = max(100, Console().width)  # no figure is cut off, in a pipe neither
     Console(width=wide).print(summary_table(report.summary))
-    say(f"Figures and picture are in {out}.")
+    say(f"Look at {out / 'report.html'}.")
 
 
 def _line_of(pair: Mapping[str, Any]) -> str:

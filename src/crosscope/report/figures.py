@@ -1,0 +1,255 @@
+"""The images of one field -> its figures: fidelity, resolution, artefacts.
+
+A figure that could not be taken is None, and `reasons` says why. No figure of resolution proves
+that what is resolved is there: noise and invention are sharp, too.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from crosscope.data.background import measure_background
+from crosscope.deconvolution import FWHM_PER_SIGMA
+from crosscope.metrics.decorrelation import measure_decorrelation
+from crosscope.metrics.error import fit_intensity, nrmse, pearson, psnr_db
+from crosscope.metrics.frc import (
+    RingCorrelation,
+    find_resolution,
+    fourier_ring_correlation,
+    frc_single,
+    local_frc,
+    one_seventh,
+    three_sigma,
+)
+from crosscope.metrics.squirrel import measure_squirrel
+from crosscope.metrics.ssim import ms_ssim, ssim
+
+Grey = Float[np.ndarray, "y x"]
+FIDELITY = ("psnr_db", "ssim", "ms_ssim", "nrmse", "pearson")
+PLAIN = ("output", "twin", "repeat")  # in the target's grey values as they are
+SAMPLE_SHARE, SAMPLE_NOISES = 0.1, 3.0
+LOCAL, LOCAL_PX = ("output", "lucy_richardson"), 64
+_IS_REFERENCE = "it is the reference itself, or the reference is constant"
+_SMALL = "the field is smaller than 176 px"
+_CONSTANT = "one of the two is constant there, or the part is empty"
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One field: every method's image, and what they are held against.
+
+    Attributes
+    ----------
+    name : str
+    images : mapping from a method's name to (y, x)
+        Each in its own grey values.
+    reference : (y, x)
+        The noise-free truth, or the target.
+    """
+
+    name: str
+    images: Mapping[str, Grey]
+    reference: Grey
+
+    def fitted(self, method: str) -> Grey:
+        """Return a method's image in the reference's grey values."""
+        image = self.images[method]
+        return fit_intensity(image, self.reference).apply(image)
+
+    @property
+    def data_range(self) -> float:
+        """The span of the reference's grey values."""
+        return float(np.ptp(self.reference))
+
+
+@dataclass(eq=False)
+class _Table:
+    """Figures by their name and the method's, and why some are None."""
+
+    values: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def set(self, figure: str, method: str, value: float | None, reason: str | None) -> None:
+        known = value is not None and math.isfinite(value)
+        self.values.setdefault(figure, {})[method] = value if known else None
+        if not known:
+            self.reasons.setdefault(figure, {})[method] = reason or "it could not be taken"
+
+
+def measure_field(
+    measured: Field, *, pixel_nm: float, kernel_fwhm_px: float | None
+) -> dict[str, Any]:
+    """Return the figures of a field under the names of the JSON.
+
+    Parameters
+    ----------
+    measured : Field
+    pixel_nm : float
+        Side of a pixel.
+    kernel_fwhm_px : float or None
+        Of the blur that leads from the target to the source, for SQUIRREL.
+    """
+    whole = _fidelity(measured, None)
+    sample = find_sample(measured.reference)
+    entry: dict[str, Any] = {
+        "name": measured.name,
+        "size_px": list(measured.reference.shape),
+        "data_range": measured.data_range,
+        **whole.values,
+    }
+    reasons = dict(whole.reasons)
+    for part, inside in (("sample", sample), ("background", _far_from(sample, kernel_fwhm_px))):
+        table = _fidelity(measured, inside)
+        entry[part] = table.values | {"pixels": int(inside.sum()), "reasons": table.reasons}
+    for table in (
+        _plain(measured),
+        _resolution(measured, pixel_nm),
+        _artefacts(measured, kernel_fwhm_px),
+    ):
+        entry |= table.values
+        reasons |= table.reasons
+    unmeasured = {} if measured.data_range else {"reason": "the reference is constant"}
+    return unmeasured | entry | {"reasons": reasons}
+
+
+def find_sample(reference: Grey) -> Bool[np.ndarray, "y x"]:
+    """Return which pixels lie inside structures: above the background and its noise."""
+    background = measure_background(reference)
+    rise = reference - background.level
+    least = max(SAMPLE_SHARE * np.percentile(rise, 99.5), SAMPLE_NOISES * background.noise)
+    return np.asarray(rise > least)
+
+
+def _far_from(
+    sample: Bool[np.ndarray, "y x"], kernel_fwhm_px: float | None
+) -> Bool[np.ndarray, "y x"]:
+    """Return the background: farther from any structure than the source's blur carries it."""
+    away_px = ndimage.distance_transform_edt(~sample) if sample.any() else np.inf
+    return np.broadcast_to(away_px > max(2.0, kernel_fwhm_px or 0.0), sample.shape)
+
+
+def _fidelity(measured: Field, inside: Bool[np.ndarray, "y x"] | None) -> _Table:
+    """Compare every method, after a fit of gain and offset, with the reference."""
+    table = _Table()
+    for method in measured.images:
+        _compare(table, method, measured.fitted(method), measured, inside, suffix="")
+    return table
+
+
+def _plain(measured: Field) -> _Table:
+    """Compare the methods that give the target's grey values without a fit."""
+    table = _Table()
+    for method in PLAIN:
+        if method in measured.images:
+            _compare(table, method, measured.images[method], measured, None, suffix="_plain")
+    return _Table(
+        {_plain_name(name): value for name, value in table.values.items()},
+        {_plain_name(name): value for name, value in table.reasons.items()},
+    )
+
+
+def _plain_name(figure: str) -> str:
+    """Return psnr_plain_db of psnr_db_plain."""
+    return "psnr_plain_db" if figure == "psnr_db_plain" else figure
+
+
+def _compare(
+    table: _Table,
+    method: str,
+    image: Grey,
+    measured: Field,
+    inside: Bool[np.ndarray, "y x"] | None,
+    *,
+    suffix: str,
+) -> None:
+    reference, span = measured.reference, measured.data_range
+    if not span:
+        for figure in FIDELITY:
+            table.set(figure + suffix, method, None, _IS_REFERENCE)
+        return
+    same = np.abs(image - reference).max() <= 1e-9 * span
+    psnr = None if same else psnr_db(image, reference, data_range=span, inside=inside)
+    values: dict[str, tuple[float | None, str]] = {
+        "psnr_db": (psnr, _IS_REFERENCE if same else _CONSTANT),
+        "ssim": (ssim(image, reference, data_range=span, inside=inside), _CONSTANT),
+        "nrmse": (nrmse(image, reference, data_range=span, inside=inside), _CONSTANT),
+        "pearson": (pearson(image, reference, inside=inside), _CONSTANT),
+    }
+    if inside is None:  # over five scales no part of a field can be told from the rest
+        values["ms_ssim"] = (ms_ssim(image, reference, data_range=span), _SMALL)
+    for figure, (value, reason) in values.items():
+        table.set(figure + suffix, method, value, reason)
+
+
+# --- resolution -----------------------------------------------------------------------------------
+
+
+def correlate(measured: Field, method: str) -> RingCorrelation:
+    """Return a method's Fourier ring correlation with the target, whose noise is its own.
+
+    The target's own is that with its repeat, where there is one, else of its split halves.
+    """
+    target = measured.images["target"]
+    if method != "target":
+        return fourier_ring_correlation(measured.images[method], target)
+    if "repeat" in measured.images:
+        return fourier_ring_correlation(target, measured.images["repeat"])
+    return frc_single(target)
+
+
+def _resolution(measured: Field, pixel_nm: float) -> _Table:
+    table = _Table()
+    target = measured.images["target"]
+    for method, image in measured.images.items():
+        curve = correlate(measured, method)
+        for figure, threshold in (("frc_nm", one_seventh), ("frc_three_sigma_nm", three_sigma)):
+            found = find_resolution(curve, threshold=threshold)
+            table.set(figure, method, _nm(found.period_px, pixel_nm), found.reason)
+        decorrelation = measure_decorrelation(image)
+        table.set(
+            "decorrelation_nm",
+            method,
+            _nm(decorrelation.period_px, pixel_nm),
+            decorrelation.reason,
+        )
+        if method in LOCAL:
+            local = local_frc(image, target, block_px=LOCAL_PX)
+            known = local.period_px.compressed()
+            median_px = float(np.median(known)) if known.size else None
+            reason = local.reason or "no block is alike enough"
+            table.set("local_frc_nm", method, _nm(median_px, pixel_nm), reason)
+    for method in ("input", "target"):
+        single = find_resolution(frc_single(measured.images[method]))
+        table.set("frc_single_nm", method, _nm(single.period_px, pixel_nm), single.reason)
+    return table
+
+
+def _nm(period_px: float | None, pixel_nm: float) -> float | None:
+    return None if period_px is None else period_px * pixel_nm
+
+
+# --- artefacts ------------------------------------------------------------------------------------
+
+
+def _artefacts(measured: Field, kernel_fwhm_px: float | None) -> _Table:
+    """Blur every method's image as the source is blurred, and compare with the input."""
+    table = _Table()
+    for method, image in measured.images.items():
+        if method in ("input", "bicubic"):
+            continue  # what is blurred already
+        if kernel_fwhm_px is None:
+            rsp = rse = None
+            reason: str | None = "the blur between source and target is not known"
+        else:
+            found = measure_squirrel(
+                image, measured.images["input"], sigma_px=kernel_fwhm_px / FWHM_PER_SIGMA
+            )
+            rsp, rse, reason = found.rsp, found.rse, found.reason
+        table.set("squirrel_rsp", method, rsp, reason)
+        table.set("squirrel_rse", method, rse, reason)
+    return table
