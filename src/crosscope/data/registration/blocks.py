@@ -19,8 +19,6 @@ from scipy import ndimage
 from crosscope.data.grids import Grey
 from crosscope.data.transforms import Transform
 
-CELL_BLOCKS = 2
-"""A cell, the unit that is held out, is so many blocks wide."""
 FARTHEST_PX = 2.0
 """In one round."""
 
@@ -42,7 +40,7 @@ class Blocks:
     fold : (n,) int
         0 to 3, by the cell: neighbours are in different folds.
     diagonal : (n,) int
-        0 or 1: which diagonal pair of the four blocks of its cell a block belongs to.
+        0 or 1: which diagonal pair of the four quarters of its cell a block belongs to.
     """
 
     centre_yx_px: Float[np.ndarray, "n 2"]
@@ -66,6 +64,7 @@ def measure_blocks(
     *,
     thinning: int,
     block_px: int,
+    cell_px: int,
 ) -> Blocks:
     """Measure all blocks of the target.
 
@@ -83,8 +82,9 @@ def measure_blocks(
         In px of the images before thinning.
     thinning : int
         How many of those a pixel of these images is wide.
-    block_px : int
-        Side of a block, in pixels of these images.
+    block_px, cell_px : int
+        Sides of a block and of a cell, the unit that is held out, in pixels of these images; a cell
+        is an even number of blocks wide.
     """
     moved = ndimage.map_coordinates(
         source_spline, positions, order=3, mode="nearest", prefilter=False
@@ -113,14 +113,15 @@ def measure_blocks(
         axis=-1,
     )
     centre = (centre.reshape(-1, 2) + 0.5) * thinning - 0.5
-    cell_y, cell_x = y // CELL_BLOCKS, x // CELL_BLOCKS
+    quarter_y, quarter_x = (i * block_px // (cell_px // 2) for i in (y, x))
+    cell_y, cell_x = quarter_y // 2, quarter_x // 2
     return Blocks(
         centre,
         transform.to_source(centre + thinning * step.reshape(-1, 2)),
         information.reshape(-1, 2, 2) / thinning**2,
         (cell_y * (int(cell_x.max()) + 1) + cell_x).ravel(),
         (cell_y % 2 + 2 * (cell_x % 2)).ravel(),
-        ((y + x) % 2).ravel(),
+        ((quarter_y + quarter_x) % 2).ravel(),
     )
 
 

@@ -41,7 +41,7 @@ TYPICAL = 8.0
 """Squared deviations, in noises, beyond which a block tells less and less."""
 ALIKE = 1.0
 """Standard errors within which two kinds are as good as each other."""
-OUTLYING = 4.0
+OUTLYING = 8.0
 """Squared deviations at which a block's weight has fallen to a half."""
 MEDIAN_SQUARE = 1.386
 """Of a chi-square of two degrees of freedom."""

@@ -21,7 +21,7 @@ from crosscope.data.grids import Grey, resample, resample_at, supported
 from crosscope.data.landmarks import LandmarkFit, Landmarks, fit_landmarks
 from crosscope.data.pairs import RawPair
 from crosscope.data.registered import RegisteredPair, ResidualMap
-from crosscope.data.registration.blocks import CELL_BLOCKS, count_per_block, measure_blocks
+from crosscope.data.registration.blocks import count_per_block, measure_blocks
 from crosscope.data.registration.features import (
     apply_filter,
     compress,
@@ -192,13 +192,15 @@ def _align(source: Grey, target: Grey, place: Place, *, rigid: bool) -> _Aligned
         level = _level(nominal, target, thinning)
         knots_px = KNOTS_PX * thinning
         side_px = min(level.target.shape)
-        block_px = 32 if side_px >= 320 else 16 if side_px >= 64 else 8
+        cell_px = 64 if side_px >= 320 else 32 if side_px >= 64 else 16
         for number in range(ROUNDS):
             frame = _frame(level, transform)
             if number < FILTERED_ROUNDS:
                 filtered = _filter(level, frame)
             if filtered is None:
                 return None
+            # what bends is followed in smaller blocks, of fewer objects that may differ
+            block_px = min(cell_px // 2, 16) if kind.name == "elastic" else cell_px // 2
             blocks = measure_blocks(
                 filtered.source_spline,
                 filtered.target,
@@ -207,6 +209,7 @@ def _align(source: Grey, target: Grey, place: Place, *, rigid: bool) -> _Aligned
                 transform,
                 thinning=thinning,
                 block_px=block_px,
+                cell_px=cell_px,
             )
             if not blocks.information.any():
                 return None
@@ -229,7 +232,7 @@ def _align(source: Grey, target: Grey, place: Place, *, rigid: bool) -> _Aligned
     return _Aligned(
         Transform(to_raw, transform.bend),
         residual,
-        block_px * CELL_BLOCKS * thinning,
+        cell_px * thinning,
         place,
     )
 
