@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 from crosscope.data.errors import InputError, OutputError
 from crosscope.data.images import read_image
@@ -14,6 +15,8 @@ from crosscope.optics.psf import confocal_otf, sted_otf
 from crosscope.optics.rendering import Grid, render
 from crosscope.optics.samples import Emitters
 from crosscope.optics.systems import SAMPLES, SYSTEMS, SimulatedPair, simulate, write_simulation
+
+SUMS = (593_015, 2_149_651)  # of a source's and a target's pixels before there were time-lapses
 
 
 def one(system: str, **options: object) -> SimulatedPair:
@@ -178,6 +181,7 @@ def test_the_wide_field_channels_carry_their_names() -> None:
         ({"system": "tirf-sim", "size_px": 129}, "Choose 128 px"),
         ({"system": "confocal-sted", "size_px": 0}, "Choose 16 px"),
         ({"system": "confocal-sted", "pairs": 0}, "at least one pair"),
+        ({"system": "tirf-sim", "frames": 0}, "one frame"),
         ({"system": "confocal-sted", "seed": -1}, "negative"),
         ({"system": "confocal-sted", "photons": 0.0}, "light"),
         ({"system": "confocal-sted", "photons": float("nan")}, "light"),
@@ -212,6 +216,82 @@ def test_a_written_simulation_holds_images_and_truth(tmp_path: Path) -> None:
         np.testing.assert_allclose(table[:, :2], pair.truth.emitters.yx_nm, atol=0.01)
     with pytest.raises(OutputError, match="exists"):
         write_simulation(pairs, out)
+
+
+# --- time-lapses ----------------------------------------------------------------------------------
+
+
+def test_one_frame_is_what_it_always_was() -> None:
+    pair = one("tirf-sim", seed=3, frames=1)
+    assert (pair.source.axes, pair.source.time_step_s, pair.truth.traces) == ("yx", None, None)
+    assert (int(pair.source.pixels.sum()), int(pair.target.pixels.sum())) == SUMS
+
+
+def test_a_time_lapse_is_the_same_field_through_the_same_warp() -> None:
+    still, lapse = one("tirf-sim", size_px=64), one("tirf-sim", size_px=64, frames=4)
+    for image in (lapse.source, lapse.target, lapse.truth.image):
+        assert (image.axes, len(image.pixels), image.time_step_s) == ("tyx", 4, 3.0)
+    assert lapse.truth.warp == still.truth.warp
+    np.testing.assert_array_equal(lapse.truth.emitters.yx_nm, still.truth.emitters.yx_nm)
+    assert lapse.truth.traces is not None
+    assert lapse.truth.traces.shape == (len(lapse.truth.emitters.objects_yx_nm), 4)
+    assert (lapse.source.pixels[0] != lapse.source.pixels[1]).any()  # noise of its own
+
+
+@pytest.mark.parametrize("sample", ["pits", "beads"])
+def test_a_lone_object_is_as_bright_as_its_trace_says(sample: str) -> None:
+    lapse = one("tirf-sim", size_px=256, frames=12, sample=sample)
+    objects, traces = lapse.truth.emitters.objects_yx_nm, lapse.truth.traces
+    assert traces is not None
+    pixel = np.floor(objects / 32.5).astype(int)
+    nearest = KDTree(objects).query(objects, k=2)[0][:, 1]
+    lone = (nearest > 500) & ((pixel > 3) & (pixel < 252)).all(axis=1)
+    assert lone.sum() > 10
+    dark = lapse.truth.target_camera.offset
+    dark += lapse.truth.target_camera.gain * lapse.truth.target_camera.background
+    y, x = pixel[lone].T
+    seen = lapse.truth.image.pixels[:, y, x].T - dark  # object, frame
+    full = (seen * traces[lone]).sum(axis=1) / (traces[lone] ** 2).sum(axis=1)
+    assert (full > 0).all()
+    assert np.abs(seen / full[:, None] - traces[lone]).max() < 0.05
+
+
+def test_filaments_bleach_together() -> None:
+    lapse = one("tirf-sim", size_px=64, frames=3, sample="filaments")
+    assert lapse.truth.traces is not None
+    assert lapse.truth.traces.shape == (1, 3)
+    dark = lapse.truth.target_camera.offset
+    dark += lapse.truth.target_camera.gain * lapse.truth.target_camera.background
+    light = (lapse.truth.image.pixels - dark).sum(axis=(1, 2))
+    assert light / light[0] == pytest.approx(lapse.truth.traces[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("sample", ["pits", "filaments"])
+def test_a_written_time_lapse_holds_its_traces(tmp_path: Path, sample: str) -> None:
+    lapse = one("tirf-sim", size_px=64, frames=3, sample=sample)
+    write_simulation([lapse], tmp_path / "sim")
+    for folder in ("source", "target", "truth"):
+        back = read_image(tmp_path / "sim" / folder / "0000.tif")
+        assert (back.axes, back.time_step_s) == ("tyx", 3.0)
+    truth = json.loads((tmp_path / "sim" / "truth" / "0000.json").read_text())
+    assert (truth["frames"], truth["time_step_s"]) == (3, 3.0)
+    traces = np.load(tmp_path / "sim" / "truth" / "0000_traces.npy", allow_pickle=False)
+    objects = np.array(truth["objects_yx_nm"]).reshape(-1, 2)
+    assert traces.shape == (len(objects) or 1, 3)
+    assert lapse.truth.traces is not None
+    if len(objects):
+        every = lapse.truth.emitters.objects_yx_nm
+        _, which = KDTree(every).query(objects)
+        np.testing.assert_allclose(traces, lapse.truth.traces[which], atol=1e-6)
+    else:
+        np.testing.assert_allclose(traces, lapse.truth.traces, atol=1e-6)
+
+
+def test_a_single_image_writes_no_traces(tmp_path: Path) -> None:
+    write_simulation([one("tirf-sim", size_px=64)], tmp_path / "sim")
+    names = sorted(path.name for path in (tmp_path / "sim" / "truth").iterdir())
+    assert names == ["0000.json", "0000.tif", "0000_emitters.npy"]
+    assert "frames" not in json.loads((tmp_path / "sim" / "truth" / "0000.json").read_text())
 
 
 def test_a_simulation_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ in a 170 um wide-field one.  Biological sizes don't follow it.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.fft import irfft2, rfft2
 
 _CELL_NM = 38_000.0  # from cell to cell in a confluent layer
@@ -28,11 +28,14 @@ class Emitters:
         Relative brightness.
     objects_yx_nm : (m, 2) float
         Centres of the objects that can be counted (beads, pits); empty for the other samples.
+    owner : (n,) int or None
+        Which of the objects each point belongs to; None where nothing is counted.
     """
 
     yx_nm: Float[np.ndarray, "n 2"]
     weight: Float[np.ndarray, "n"]
     objects_yx_nm: Float[np.ndarray, "m 2"]
+    owner: Int[np.ndarray, "n"] | None = None
 
     def shifted(self, by_nm: float) -> "Emitters":
         """Return the same emitters, moved by as much along y and x."""
@@ -46,7 +49,8 @@ def beads(rng: np.random.Generator, *, extent_nm: float, finest_nm: float) -> Em
     (80 to 400 nm at 110 nm); brightness log-normal, sigma 0.3.
     """
     centres = _sites(rng, extent_nm, finest_nm, per_area=0.0086, paired=0.2, apart=(0.73, 3.64))
-    return Emitters(centres, rng.lognormal(0, 0.3, len(centres)), centres)
+    brightness = rng.lognormal(0, 0.3, len(centres))
+    return Emitters(centres, brightness, centres, owner=np.arange(len(centres)))
 
 
 def filaments(rng: np.random.Generator, *, extent_nm: float, finest_nm: float) -> Emitters:
@@ -152,7 +156,7 @@ def pits(rng: np.random.Generator, *, extent_nm: float, finest_nm: float) -> Emi
     distance = radius[which] / widest[which] * np.sqrt(1 - cosine**2)
     around = rng.uniform(0, 2 * np.pi, len(which))
     ring = distance[:, None] * np.stack([np.sin(around), np.cos(around)], axis=1)
-    return Emitters(centres[which] + ring, brightness[which] / 60, centres)
+    return Emitters(centres[which] + ring, brightness[which] / 60, centres, owner=which)
 
 
 def _uncounted(yx_nm: Float[np.ndarray, "n 2"], weight: Float[np.ndarray, "n"]) -> Emitters:

@@ -1,7 +1,8 @@
 """System, sample, seed -> simulated raw pairs with known truth: the three systems of Wang et al.
 
 Each pair: a sample in the target's frame; the source sees it through a warp.  Both microscopes
-render it, both cameras add their noise; the truth is the target without noise.
+render it, both cameras add their noise; the truth is the target without noise.  In a time-lapse
+everything stays where it is, and only its brightness changes (`traces`).
 
     confocal-sted   one stage, one scan: 30 nm both, a shift and nothing else
     widefield-20x   10x/0.4 NA at 650 nm, 20x/0.75 NA at 325 nm: shift, rotation, scale, elastic
@@ -11,13 +12,13 @@ Pixel sizes and widths: doi 10.1038/s41592-018-0239-0.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, UInt16
 from scipy.spatial import KDTree
 
 from crosscope.data.errors import InputError
@@ -36,6 +37,7 @@ from crosscope.optics.psf import (
 )
 from crosscope.optics.rendering import Grid, margin_nm, render
 from crosscope.optics.samples import Emitters, actin, beads, filaments, nuclei, pits
+from crosscope.optics.traces import FRAME_S, bleach, live_and_die
 
 _REFERENCE_PX, _REFERENCE_FIELDS = 256, 4  # of the target; the fields on which exposures are set
 
@@ -115,7 +117,7 @@ class Truth:
     Attributes
     ----------
     image : Image
-        The target without noise, float32 grey values.
+        The target without noise, float32 grey values; axes "yx", or "tyx" of a time-lapse.
     emitters : Emitters
         In the target's frame, nm from the field's corner; some lie beyond the border.
     warp : Warp
@@ -126,6 +128,9 @@ class Truth:
     photons, target_photons : float
         The peak of a typical object in source and target.
     source_camera, target_camera : Camera
+    traces : (m, t) float, or None
+        Of a time-lapse: the brightness of each of the m objects (of everything together where
+        nothing is counted, m = 1) in each frame, as a part of what `emitters` say.
     """
 
     image: Image
@@ -140,6 +145,7 @@ class Truth:
     target_photons: float
     source_camera: Camera
     target_camera: Camera
+    traces: Float[np.ndarray, "m t"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +165,7 @@ def simulate(
     channel: str | None = None,
     pairs: int = 8,
     size_px: int = 512,
+    frames: int = 1,
     photons: float | None = None,
     target_photons: float | None = None,
     seed: int = 0,
@@ -167,7 +174,7 @@ def simulate(
     """Simulate raw pairs, one at a time.
 
     Pair i has a random stream of its own, made of `seed` and i: it does not depend on how many
-    pairs are asked for, nor its sample on the photons or the misregistration.
+    pairs are asked for, nor its sample on the photons, the misregistration or the frames.
 
     Parameters
     ----------
@@ -179,11 +186,15 @@ def simulate(
         "dapi" (default), "fitc" or "txred", for the wide-field system only.
     size_px : int
         Side of the target; the source is smaller by the ratio of the pixel sizes.
+    frames : int
+        More than one make a time-lapse with axes "tyx", 3 s from frame to frame: pits grow, stay
+        and vanish where they are, everything else bleaches (see `optics.traces`).  Both
+        microscopes see the same frames through the same warp.
     photons, target_photons : float, optional
         Peak of a typical object above background in source and target: for beads and pits the
         median of the isolated ones, else the 99th percentile of the image.  The exposure is set
         once, on a few reference fields, so all pairs of a series share it.  By default the
-        system's.
+        system's.  In a time-lapse: at full brightness.
     misregistration : Misregistration, optional
         Ranges of the warp; by default the system's, `ALIGNED` for none.  Objects are there up to a
         twentieth of the field beyond its border: a warp that reaches farther shows where they end.
@@ -207,10 +218,10 @@ def simulate(
             f"{system} needs at least 16 px and a multiple of {ratio}",
             f"Choose {max(16, round(size_px / ratio) * ratio)} px",
         )
-    if pairs < 1 or seed < 0:
+    if pairs < 1 or frames < 1 or seed < 0:
         raise InputError(
-            f"{pairs} pairs, seed {seed}",
-            "there must be at least one pair, and the seed must not be negative",
+            f"{pairs} pairs, {frames} frames, seed {seed}",
+            "there must be at least one pair and one frame, and the seed must not be negative",
             "Choose other numbers",
         )
     if not (0 < photons < np.inf and 0 < target_photons < np.inf):
@@ -226,37 +237,30 @@ def simulate(
         source_grid = _grid(chosen.source, size_px // ratio)
         target_grid = _grid(chosen.target, size_px)
         for pair in range(pairs):
-            streams = np.random.default_rng([seed, pair]).spawn(4)
+            streams = np.random.default_rng([seed, pair]).spawn(5)
             emitters = _place(chosen, sample, target_grid.extent_nm, streams[0])
             warp = draw_warp(ranges, extent_nm=target_grid.extent_nm, rng=streams[1])
-            seen = render(
-                warp.to_source_nm(emitters.yx_nm),
-                emitters.weight * (photons / source_exposure),
-                otf=chosen.source.otf,
+            traces = _traces(sample, emitters, frames, streams[4]) if frames > 1 else None
+            seen = _film(
+                replace(emitters, yx_nm=warp.to_source_nm(emitters.yx_nm)),
+                traces,
+                photons / source_exposure,
+                microscope=chosen.source,
                 grid=source_grid,
             )
-            sharp = render(
-                emitters.yx_nm,
-                emitters.weight * (target_photons / target_exposure),
-                otf=chosen.target.otf,
+            sharp = _film(
+                emitters,
+                traces,
+                target_photons / target_exposure,
+                microscope=chosen.target,
                 grid=target_grid,
             )
-            source = Image(
-                expose(seen, chosen.source.camera, rng=streams[2]),
-                "yx",
-                (source_grid.pixel_nm, source_grid.pixel_nm),
-                channels=chosen.channels,
-                name=f"{pair:04d}",
-            )
-            target = Image(
-                expose(sharp, chosen.target.camera, rng=streams[3]),
-                "yx",
-                (target_grid.pixel_nm, target_grid.pixel_nm),
-                channels=chosen.channels,
-                name=f"{pair:04d}",
-            )
+            name = f"{pair:04d}"
+            source = _image(_exposed(seen, chosen.source, streams[2]), chosen.source, chosen, name)
+            target = _image(_exposed(sharp, chosen.target, streams[3]), chosen.target, chosen, name)
+            perfect = np.stack([expected_grey(frame, chosen.target.camera) for frame in sharp])
             truth = Truth(
-                image=target.with_pixels(expected_grey(sharp, chosen.target.camera)),
+                image=_image(perfect, chosen.target, chosen, name),
                 emitters=emitters,
                 warp=warp,
                 system=system,
@@ -268,8 +272,9 @@ def simulate(
                 target_photons=float(target_photons),
                 source_camera=chosen.source.camera,
                 target_camera=chosen.target.camera,
+                traces=traces,
             )
-            yield SimulatedPair(f"{pair:04d}", source, target, truth)
+            yield SimulatedPair(name, source, target, truth)
 
     return generate()
 
@@ -286,6 +291,9 @@ def write_simulation(
     OUT/source/NAME.tif and OUT/target/NAME.tif; OUT/truth/NAME.tif is the target without noise,
     OUT/truth/NAME.json what was drawn (warp, settings, the objects inside the field in nm), and
     OUT/truth/NAME_emitters.npy an (n, 3) float32 array of y_nm, x_nm, weight in the target's frame.
+    Of a time-lapse there is also OUT/truth/NAME_traces.npy, (m, t) float32: how bright each of the
+    JSON's objects is in each frame, 1 being the most, in their order; or one row for everything
+    where nothing is counted.
 
     Parameters
     ----------
@@ -318,12 +326,17 @@ def write_simulation(
 def _write_truth(pair: SimulatedPair, folder: Path) -> None:
     truth, emitters = pair.truth, pair.truth.emitters
     assert truth.image.pixel_size_nm is not None
-    field_yx_nm = np.array(truth.image.pixels.shape) * truth.image.pixel_size_nm
+    field_yx_nm = np.array(truth.image.pixels.shape[-2:]) * truth.image.pixel_size_nm
     write_image(truth.image, folder / f"{pair.name}.tif")
     table = np.column_stack([emitters.yx_nm, emitters.weight]).astype(np.float32)
     np.save(folder / f"{pair.name}_emitters.npy", table, allow_pickle=False)
     objects = emitters.objects_yx_nm
     inside = np.all((objects >= 0) & (objects < field_yx_nm), axis=1)
+    lapse = {}
+    if truth.traces is not None:
+        lapse = {"frames": truth.traces.shape[1], "time_step_s": truth.image.time_step_s}
+        traces = truth.traces[inside] if len(objects) else truth.traces
+        np.save(folder / f"{pair.name}_traces.npy", traces.astype(np.float32), allow_pickle=False)
     write_json(
         folder / f"{pair.name}.json",
         {
@@ -338,6 +351,7 @@ def _write_truth(pair: SimulatedPair, folder: Path) -> None:
             "target_camera": asdict(truth.target_camera),
             "warp": truth.warp.to_json(),
             "objects_yx_nm": objects[inside].round(3).tolist(),
+            **lapse,
         },
     )
 
@@ -413,6 +427,56 @@ def _place(system: System, sample: str, extent_nm: float, rng: np.random.Generat
         rng, extent_nm=extent_nm + 2 * margin, finest_nm=fwhm_nm(system.target.otf)
     )
     return wide.shifted(-margin)
+
+
+def _traces(
+    sample: str, emitters: Emitters, frames: int, rng: np.random.Generator
+) -> Float[np.ndarray, "m t"]:
+    objects = len(emitters.objects_yx_nm)
+    if sample == "pits":
+        return live_and_die(rng, objects=objects, frames=frames)
+    return bleach(objects=max(1, objects), frames=frames)
+
+
+def _film(
+    emitters: Emitters,
+    traces: Float[np.ndarray, "m t"] | None,
+    exposure: float,
+    *,
+    microscope: Microscope,
+    grid: Grid,
+) -> Float[np.ndarray, "t y x"]:
+    """Render every frame; without traces there is one."""
+    weight = emitters.weight * exposure
+    owner = 0 if emitters.owner is None else emitters.owner
+    weights = [weight] if traces is None else (weight * trace[owner] for trace in traces.T)
+    return np.stack(
+        [render(emitters.yx_nm, each, otf=microscope.otf, grid=grid) for each in weights]
+    )
+
+
+def _exposed(
+    film: Float[np.ndarray, "t y x"], microscope: Microscope, rng: np.random.Generator
+) -> UInt16[np.ndarray, "t y x"]:
+    return np.stack([expose(frame, microscope.camera, rng=rng) for frame in film])
+
+
+def _image(
+    pixels: UInt16[np.ndarray, "t y x"] | Float32[np.ndarray, "t y x"],
+    microscope: Microscope,
+    system: System,
+    name: str,
+) -> Image:
+    """Return a time-lapse, or the one frame that there is."""
+    single = len(pixels) == 1
+    return Image(
+        pixels[0] if single else pixels,
+        "yx" if single else "tyx",
+        (microscope.pixel_nm, microscope.pixel_nm),
+        time_step_s=None if single else FRAME_S,
+        channels=system.channels,
+        name=name,
+    )
 
 
 @cache

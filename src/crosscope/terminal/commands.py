@@ -95,6 +95,9 @@ def simulate(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1)] = 8,
     size_px: Annotated[int, typer.Option(min=32, help="Side of the target image.")] = 512,
+    frames: Annotated[
+        int, typer.Option(min=1, help="More than one: time-lapses, 3 s a frame.")
+    ] = 1,
     photons: Annotated[
         float | None,
         typer.Option(help="Peak of a typical object above background, in the source."),
@@ -113,6 +116,7 @@ def simulate(
         channel=channel,
         pairs=pairs,
         size_px=size_px,
+        frames=frames,
         photons=photons,
         seed=seed,
     )
