@@ -22,8 +22,8 @@ from crosscope.data.page import (
     OVERLAY_BYTES,
     Row,
     _local,
-    _thinned,
     draw_overlay,
+    thin,
     write_page,
 )
 
@@ -75,12 +75,12 @@ def test_thinning_drops_no_pixel() -> None:
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_thinning_averages_over_areas(height: int, width: int, side_px: int) -> None:
     grey = np.random.default_rng(0).random((height, width))
-    thin = _thinned(grey, side_px)
-    (v, u) = thin.shape
+    small = thin(grey, side_px)
+    (v, u) = small.shape
     assert max(v, u) <= side_px or max(height, width) <= side_px
     fine = np.kron(grey, np.ones((v, u)))  # whole pixels now lie in every area
     truth = fine.reshape(v, height, u, width).mean(axis=(1, 3))
-    np.testing.assert_allclose(thin, truth, atol=1e-12)
+    np.testing.assert_allclose(small, truth, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from crosscope.data.errors import CrosscopeError, OutputError
 
@@ -143,6 +144,29 @@ def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:
     with writing(path, overwrite=overwrite) as part:
         # a file name's bytes that are no UTF-8 become JSON's own escapes
         part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def write_html(
+    path: Path,
+    template: Path,
+    *,
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    **shown: Any,
+) -> None:
+    """Fill a Jinja template, a page, with what is shown; text from the user's files is escaped."""
+    import jinja2  # only pages need it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters or {})
+    text = environment.get_template(template.name).render(**shown)
+    with writing(path) as part:  # a file's name need not be text: what is not becomes "?"
+        part.write_bytes(text.encode("utf-8", "replace"))
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

@@ -19,13 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image as Pillow
 
 from crosscope.data.background import measure_background
-from crosscope.data.files import writing
+from crosscope.data.files import write_html
 from crosscope.data.registered import ResidualMap
 
 OVERLAY_BYTES = 20_000  # 200 of them, as base64, are 5.3 MB
@@ -105,22 +104,20 @@ def write_page(rows: Sequence[Row], path: Path, *, max_residual_px: float) -> No
         `path` exists or cannot be written.
     """
     entries = [_entry(row, max_residual_px) for row in rows]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    write_html(
+        path,
+        Path(__file__).with_name("registration.html.jinja"),
+        filters={
+            "base64": lambda jpeg: base64.b64encode(jpeg).decode("ascii"),
+            "figure": _figure,
+            "limit": lambda px: f"{px:.3g}",
+            "median": statistics.median,
+        },
+        entries=entries,
+        max_residual_px=max_residual_px,
+        colours=COLOURS,
+        steps=STEPS,
     )
-    environment.filters["base64"] = lambda jpeg: base64.b64encode(jpeg).decode("ascii")
-    environment.filters["figure"] = _figure
-    environment.filters["limit"] = lambda px: f"{px:.3g}"
-    environment.filters["median"] = statistics.median
-    text = environment.get_template("registration.html.jinja").render(
-        entries=entries, max_residual_px=max_residual_px, colours=COLOURS, steps=STEPS
-    )
-    with writing(path) as part:  # a file's name need not be text: what is not becomes "?"
-        part.write_bytes(text.encode("utf-8", "replace"))
 
 
 # --- the overlay ----------------------------------------------------------------------------------
@@ -132,7 +129,7 @@ def _stretched(pixels: Num[np.ndarray, "y x"], side_px: int) -> UInt8[np.ndarray
     finite = np.isfinite(grey)
     if not finite.all():
         grey = np.where(finite, grey, np.percentile(grey[finite], 10) if finite.any() else 0.0)
-    grey = _thinned(grey, side_px)
+    grey = thin(grey, side_px)
     background = measure_background(grey)
     low = background.level + background.noise
     high = float(np.percentile(grey, WHITE_PERCENTILE))
@@ -144,7 +141,7 @@ def _stretched(pixels: Num[np.ndarray, "y x"], side_px: int) -> UInt8[np.ndarray
     return np.rint(255 * bright).astype(np.uint8)
 
 
-def _thinned(grey: Float[np.ndarray, "y x"], side_px: int) -> Float[np.ndarray, "v u"]:
+def thin(grey: Float[np.ndarray, "y x"], side_px: int) -> Float[np.ndarray, "v u"]:
     """Average over areas, fractions of pixels counted, to at most `side_px` on the longer side."""
     shrink = side_px / max(grey.shape)
     if shrink >= 1:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
-from crosscope.data.files import writing
+from crosscope.data.files import write_html
+from crosscope.data.page import thin
 from crosscope.report.charts import charts_of, colour_map, profiles_of
 from crosscope.report.tables import (
     MEANINGS,
@@ -66,7 +66,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Thumbnails:
-    """A field, small: images by METHOD (input, output, target), in the target's grey values."""
+    """A field, small: images by METHOD (input, output, target), in the reference's grey values."""
 
     name: str
     images: Mapping[str, Float[np.ndarray, "y x"]]
@@ -97,14 +97,9 @@ def write_page(
     small = {view.name: view.images for view in views}
     small |= {thumbnail.name: thumbnail.images for thumbnail in thumbnails}
     methods = methods_of(report)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html.jinja").render(
+    write_html(
+        path,
+        Path(__file__).with_name("report.html.jinja"),
         report=report,
         verdict=verdict(report),
         seen=[field["name"] for field in report["fields"] if field.get("seen")],
@@ -120,8 +115,6 @@ def write_page(
         charts=charts_of(report),
         profiles=profiles_of(report),
     )
-    with writing(path) as part:  # a file's name need not be text: what is not becomes "?"
-        part.write_bytes(text.encode("utf-8", "replace"))
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -185,22 +178,15 @@ def _round_up(value: float) -> float:
 def _thumbnails(images: Mapping[str, Grey]) -> dict[str, str]:
     """Return small images as JPEG data URIs, all between the same percentiles of the target."""
     shown = {m: images[m] for m in ("input", "output", "target") if m in images}
-    scale = _thinned(shown.get("target", next(iter(shown.values()))))
+    scale = thin(shown.get("target", next(iter(shown.values()))), THUMBNAIL_PX)
     low, high = (float(value) for value in np.nanpercentile(scale, (1, 99.7)))
     uris = {}
     for method, image in shown.items():
-        share = (_thinned(image) - low) / (high - low) if high > low else np.zeros_like(scale)
+        share = (
+            (thin(image, THUMBNAIL_PX) - low) / (high - low) if high > low else np.zeros_like(scale)
+        )
         file = io.BytesIO()
         bright = np.rint(255 * np.clip(np.nan_to_num(share), 0, 1) ** 0.7).astype(np.uint8)
         Pillow.fromarray(bright).save(file, "JPEG", quality=85)
         uris[method] = "data:image/jpeg;base64," + _base64(file.getvalue())
     return uris
-
-
-def _thinned(image: Grey) -> Float[np.ndarray, "v u"]:
-    """Average over squares, to at most THUMBNAIL_PX on the longer side; the rest is cut."""
-    by = math.ceil(max(image.shape) / THUMBNAIL_PX)
-    height, width = (max(1, length // by) for length in image.shape)
-    cut = image[: height * by, : width * by]
-    rows, columns = cut.shape[0] // height, cut.shape[1] // width
-    return cut.reshape(height, rows, width, columns).mean(axis=(1, 3))
