@@ -1,23 +1,28 @@
 """Figures of an evaluation, with a model that gives its input back: they are known beforehand."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from crosscope.data.errors import PairError
 from crosscope.data.images import Image, write_image
-from crosscope.data.registered import RegisteredPair, Transform
+from crosscope.data.registered import RegisteredPair, Transform, take_part
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine
 from crosscope.model.generator import build_generator
 from crosscope.model.model import Model, SeenField
 from crosscope.model.reach import Reach
-from crosscope.report.evaluation import FIGURES, Report, evaluate, read_truth
+from crosscope.report.evaluation import VIEW_PX, Report, evaluate, read_truth
+from crosscope.report.figures import FIGURES
+from crosscope.report.structures import _width
 
 ENGINE = Engine(1, "float32")
 SIZE_PX, NM = 160, 30.0
@@ -263,6 +268,62 @@ def test_only_fields_with_holes_leave_a_report_without_figures(tmp_path: Path) -
     require_reasons(report.json)
     report.save(tmp_path / "report")
     assert (tmp_path / "report" / "report.html").exists()
+
+
+class Broken(nn.Module):
+    """A network whose output has a hole."""
+
+    stride = 2
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.where(image == image.max(), math.nan, image)
+
+
+def test_what_a_network_leaves_without_a_value_is_listed_and_left_out() -> None:
+    report = evaluate(replace(copier(), generator=Broken()), PAIRS, engine=ENGINE)
+    assert all("network's output" in entry["reason"] for entry in report.fields)
+    require_reasons(report.json)
+    json.dumps(report.json, allow_nan=False)
+
+
+def test_a_field_smaller_than_a_window_is_listed_and_left_out() -> None:
+    tiny = replace(take_part(PAIRS[0], axis=0, start=0, stop=8), name="tiny")
+    report = evaluate(copier(), [tiny, PAIRS[1]], engine=ENGINE)
+    assert "smaller than 11 px" in report.fields[0]["reason"]
+    assert report.summary["ssim"]["output"]["n"] == 1
+
+
+def test_a_field_that_could_not_be_measured_has_no_rank() -> None:
+    flat = pair_of("flat", np.full((160, 160), 9.0), np.full((160, 160), 5.0))
+    report = evaluate(copier(), [flat, *PAIRS], engine=ENGINE)
+    psnr = {entry["name"]: entry["psnr_db"]["output"] for entry in report.fields}
+    assert psnr["flat"] is None
+    ranks = {view.rank: view.name for view in report.views}
+    assert set(ranks) == {"best", "worst"}
+    assert psnr[ranks["best"]] > psnr[ranks["worst"]]
+
+
+def test_a_view_keeps_no_more_than_it_shows() -> None:
+    random = np.random.default_rng(1)
+    wide = random.normal(100, 5, (32, VIEW_PX + 76))
+    (view,) = evaluate(copier(), [pair_of("wide", wide, wide + 1)], engine=ENGINE).views
+    for image in view.images.values():
+        assert image.shape == (32, VIEW_PX)
+        assert image.base is None
+
+
+@pytest.mark.parametrize(("twin", "reason"), [(True, None), (False, "holds no step of a twin")])
+def test_the_training_says_what_the_model_lacks(twin: bool, reason: str | None) -> None:
+    line = {"step": 100, "phase": "warm", "validation": {"loss": 0.1, "psnr_db": 30.0}}
+    model = replace(copier(twin=twin), log=(line,), training={"best_step": 100})
+    training = evaluate(model, PAIRS[:1], engine=ENGINE).json["training"]
+    assert training["twin_step"] == (100 if twin else None)
+    assert (training.get("reason") or "").endswith(reason or "")
+
+
+def test_one_width_has_no_spread() -> None:
+    width = _width([np.array([100.0, np.nan])])
+    assert (width["median"], width["sd"], width["reason"]) == (100, None, "1 spot could be fitted")
 
 
 def test_constant_and_empty_fields_leave_reasons(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def choose_counts(
     """
 
     def score(n: int) -> list[Float[np.ndarray, " counts"]]:
-        return [_scores(m, sources[n], references[n], kernel_fwhm_px) for m in METHODS]
+        source, reference = (images[n].astype(np.float64) for images in (sources, references))
+        return [_scores(m, source, reference, kernel_fwhm_px) for m in METHODS]
 
     found = []
     with ThreadPoolExecutor(count_cores()) as pool:

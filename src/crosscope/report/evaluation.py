@@ -9,17 +9,18 @@ are given beside them for what comes in the target's grey values.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from crosscope.data.cores import count_cores
 from crosscope.data.errors import PairError
 from crosscope.data.files import write_json, writing_folder
 from crosscope.data.images import Image, list_images, read_image, select_plane
+from crosscope.data.page import thin
 from crosscope.data.pairs import stem
 from crosscope.data.registered import RegisteredPair, crop_like
 from crosscope.deconvolution import estimate_kernel_fwhm
@@ -28,20 +29,15 @@ from crosscope.model.model import Model
 from crosscope.prediction.images import fastest_engine
 from crosscope.prediction.tiling import sharpen
 from crosscope.report.controls import choose_counts, deconvolve
-from crosscope.report.figures import FIDELITY, Field, correlate, measure_field
-from crosscope.report.page import Thumbnails, View, write_page
+from crosscope.report.figures import Field, correlation_curves, measure_field, summarise
+from crosscope.report.page import THUMBNAIL_PX, Thumbnails, View, write_page
 from crosscope.report.picture import Panel, densest, draw_fields
-from crosscope.report.structures import SHOWN, Structures, interval_of
+from crosscope.report.structures import SHOWN, Structures
 
 METHODS = ("input", "bicubic", "lucy_richardson", "nnls", "twin", "output", "target", "repeat")
 SMALL = ("input", "output", "target")  # as thumbnails
-VIEW_PX, THUMBNAIL_PX = 1024, 128
-FIGURES = (
-    *FIDELITY,
-    *("frc_nm", "frc_three_sigma_nm", "frc_single_nm", "local_frc_nm", "decorrelation_nm"),
-    *("squirrel_rsp", "squirrel_rse"),
-    *("psnr_plain_db", "ssim_plain", "ms_ssim_plain", "nrmse_plain", "pearson_plain"),
-)
+VIEW_PX = 1024
+LEAST_PX = 11  # SSIM's window
 NOTES = (
     "A figure of resolution says how fine the detail is that an image shows, not that the detail "
     "is there: it is no proof of correctness. Look at the invented spots, SQUIRREL and the error.",
@@ -50,7 +46,6 @@ NOTES = (
     "Single-image FRC splits an image in two and needs independent noise: registration has "
     "resampled the input, so that its value is too fine or none.",
 )
-Grey = Float[np.ndarray, "y x"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +117,8 @@ def evaluate(
     -------
     Report
         Its JSON as `design` names it; what could not be measured is None, with a reason beside it.
-        A field with pixels that are not finite is listed, and left out of every figure.
+        A field below 11 px, or with pixels that are not finite, the network's among them, is
+        listed, and left out of every figure.
 
     Raises
     ------
@@ -135,36 +131,42 @@ def evaluate(
     given = [
         _Given(
             pair,
-            pair.target.pixels.astype(np.float64) if truth is None else _crop(truth, pair, "truth"),
+            _exact(pair.target) if truth is None else _crop(truth, pair, "truth"),
             None if repeat is None else _crop(repeat, pair, "repeat"),
         )
         for pair in pairs
     ]
+    given = _infer(model, given, engine, watch=lambda done: watch(0.1 * done))
     whole = [each for each in given if each.obstacle is None]
     pixel_nm = math.sqrt(math.prod(model.target_pixel_size_nm))
+    if not np.isclose(*model.target_pixel_size_nm, rtol=0.02):
+        notes.append("Pixels are not square: lengths are by the geometric mean of their sides.")
     kernel_px, why_not = _estimate_kernel(whole)
     if why_not:
         notes.append(f"No deconvolution and no SQUIRREL: {why_not}.")
     counts: list[dict[str, int]] = [{} for _ in whole]
     if kernel_px is not None:
         counts = choose_counts(
-            [each.source for each in whole],
+            [_exact(each.pair.source) for each in whole],
             [each.reference for each in whole],
             kernel_px,
-            watch=lambda done: watch(0.5 * done),
+            watch=lambda done: watch(0.1 + 0.5 * done),
         )
-    made = _infer(model, whole, engine, watch=lambda done: watch(0.5 + 0.1 * done))
 
     def field_of(n: int) -> Field:
-        return _field_of(whole[n], made[n], kernel_px, counts[n])
+        return _field_of(whole[n], kernel_px, counts[n])
 
     structures = Structures([each.reference for each in whole], kernel_px or 0.0, pixel_nm)
 
     def measure(n: int) -> tuple[dict[str, Any], Thumbnails, Any]:
         field = field_of(n)
         entry = measure_field(field, pixel_nm=pixel_nm, kernel_fwhm_px=kernel_px)
-        entry |= {"iterations": counts[n].get("lucy_richardson"), "counts": counts[n]}
-        return entry, _thumbnails(field), structures.measure(field)
+        small = {m: thin(field.fitted(m), THUMBNAIL_PX) for m in SMALL}
+        return (
+            entry | {"counts": counts[n]},
+            Thumbnails(field.name, small),
+            structures.measure(field),
+        )
 
     entries, thumbnails = [], []
     with ThreadPoolExecutor(count_cores()) as pool:
@@ -178,11 +180,11 @@ def evaluate(
     curves: dict[str, Any] = {"frequency_per_um": [], "correlation": {}}
     for rank, n in _ranked(entries):
         field = field_of(n)
-        shown = {method: field.images[method] for method in SHOWN if method in field.images}
+        shown = {m: field.images[m].astype(np.float32) for m in SHOWN if m in field.images}
         views.append(_view(field, rank, pixel_nm))
         panels.append(Panel(field.name, shown, pixel_nm))
         if rank == "median" or not curves["correlation"]:
-            curves = _curves(field, pixel_nm)
+            curves = correlation_curves(field, pixel_nm)
     summary = {
         "reference": "truth" if truth else "target",
         "data_range": "span of the reference, field by field",
@@ -194,7 +196,7 @@ def evaluate(
     if kernel_px is None:
         summary["reason"] = why_not
     methods = [m for m in METHODS if any(m in entry["ssim"] for entry in entries)]
-    summary |= _summarise(entries, methods or ["input", "output", "target"])
+    summary |= summarise(entries, methods or ["input", "output", "target"])
     summary |= structures.summarise(methods or ["input", "output", "target"])
     watch(1.0)
     return Report(
@@ -224,31 +226,38 @@ def read_truth(folder: Path | str) -> dict[str, Image]:
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """A pair, what it is held against, and its target's repeat."""
+    """A pair, what it is held against, its target's repeat, and what the networks make of it."""
 
     pair: RegisteredPair
-    reference: Grey
-    repeat: Grey | None
-
-    @property
-    def source(self) -> Grey:
-        """The input's grey values."""
-        return self.pair.source.pixels.astype(np.float64)
+    reference: Float32[np.ndarray, "y x"]
+    repeat: Float32[np.ndarray, "y x"] | None
+    made: Mapping[str, Float32[np.ndarray, "y x"]] = field(default_factory=dict)
 
     @property
     def obstacle(self) -> str | None:
         """Why the field cannot be measured."""
         images = (self.pair.source.pixels, self.pair.target.pixels, self.reference, self.repeat)
-        if all(image is None or np.isfinite(image).all() for image in images):
-            return None
-        return "it holds pixels without a value (NaN or infinite)"
+        if not all(image is None or np.isfinite(image).all() for image in images):
+            return "it holds pixels without a value (NaN or infinite)"
+        if min(self.reference.shape) < LEAST_PX:
+            return f"it is smaller than {LEAST_PX} px"
+        if not all(np.isfinite(image).all() for image in self.made.values()):
+            return "the network's output holds pixels without a value (NaN or infinite)"
+        return None
 
 
-def _crop(images: Mapping[str, Image], pair: RegisteredPair, what: str) -> Grey:
+def _crop(
+    images: Mapping[str, Image], pair: RegisteredPair, what: str
+) -> Float32[np.ndarray, "y x"]:
     if pair.name not in images:
         remedy = f"Leave --{what} out, or complete it"
         raise PairError(pair.name, f"has no {what} of its name", remedy)
-    return crop_like(images[pair.name], pair).pixels.astype(np.float64)
+    return _exact(crop_like(images[pair.name], pair))
+
+
+def _exact(image: Image) -> Float32[np.ndarray, "y x"]:
+    """Return the pixels in single precision: exact, and no copy where they are that already."""
+    return np.asarray(image.pixels, np.float32)
 
 
 def _require_fit(model: Model, pair: RegisteredPair) -> str | None:
@@ -267,8 +276,8 @@ def _estimate_kernel(given: Sequence[_Given]) -> tuple[float | None, str | None]
     """Return the width of the blur from target to source, or why there is none."""
     try:
         return estimate_kernel_fwhm(
-            [each.source for each in given],
-            [each.pair.target.pixels.astype(np.float64) for each in given],
+            [_exact(each.pair.source) for each in given],
+            [_exact(each.pair.target) for each in given],
         ), None
     except PairError as error:
         return None, error.reason
@@ -280,71 +289,40 @@ def _infer(
     engine: Engine | None,
     *,
     watch: Callable[[float], None],
-) -> list[dict[str, Float32[np.ndarray, "y x"]]]:
-    """Return what the network and its twin make of each source: before all else, for the engine's
+) -> list[_Given]:
+    """Add what the network and its twin make of each source: before all else, for the engine's
     threads and others would stand in each other's way.
     """
     networks = {"output": model.generator} | ({"twin": model.twin} if model.twin else {})
-    made = []
+    found = []
     for each in given:
-        engine = engine or fastest_engine(model, each.pair.target)
-        source = each.pair.source.pixels
-        made.append(
-            {
-                method: sharpen(model, source, engine=engine, network=network)
-                for method, network in networks.items()
-            }
-        )
-        watch(len(made) / len(given))
-    return made
+        if each.obstacle is None:
+            engine = engine or fastest_engine(model, each.pair.target)
+            source = each.pair.source.pixels
+            made = {m: sharpen(model, source, engine=engine, network=networks[m]) for m in networks}
+            each = replace(each, made=made)
+        found.append(each)
+        watch(len(found) / len(given))
+    return found
 
 
-def _field_of(
-    given: _Given,
-    made: Mapping[str, Float32[np.ndarray, "y x"]],
-    kernel_px: float | None,
-    counts: Mapping[str, int],
-) -> Field:
+def _field_of(given: _Given, kernel_px: float | None, counts: Mapping[str, int]) -> Field:
     """Return the field of a pair: every method's image."""
     # registration resampled the source by a cubic kernel: that is the bicubic image
-    source = given.source
-    images = {"input": source, "bicubic": source, "target": given.pair.target.pixels, **made}
+    source = given.pair.source.pixels.astype(np.float64)
+    images = {"input": source, "bicubic": source, "target": given.pair.target.pixels} | dict(
+        given.made
+    )
     for method, count in counts.items():
         assert kernel_px is not None
         images[method] = deconvolve(source, kernel_px, method, count)
     if given.repeat is not None:
         images["repeat"] = given.repeat
-    ordered = {m: images[m].astype(np.float64) for m in METHODS if m in images}
-    return Field(given.pair.name, ordered, given.reference)
+    ordered = {m: np.asarray(images[m], np.float64) for m in METHODS if m in images}
+    return Field(given.pair.name, ordered, given.reference.astype(np.float64))
 
 
-# --- the summary ----------------------------------------------------------------------------------
-
-
-def _summarise(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """Return each figure's median over the fields with its interval, by method."""
-    summary: dict[str, Any] = {f: _intervals(entries, f, methods) for f in FIGURES}
-    for part in ("sample", "background"):
-        parts = [entry[part] for entry in entries]
-        summary[part] = {f: _intervals(parts, f, methods) for f in FIDELITY if f != "ms_ssim"}
-    return summary
-
-
-def _intervals(
-    entries: Sequence[Mapping[str, Any]], figure: str, methods: Sequence[str]
-) -> dict[str, Any]:
-    """Return a figure's intervals; methods that it is not taken of are left out."""
-    found = {}
-    for method in methods:
-        taken = [entry[figure] for entry in entries if method in entry.get(figure, {})]
-        if not taken and entries:
-            continue
-        interval = interval_of([values[method] for values in taken])
-        if interval["median"] is None:
-            given = [e["reasons"][figure][method] for e in entries if figure in e["reasons"]]
-            interval["reason"] = given[0] if given else "no field could be measured"
-        found[method] = interval
-    return found
+# --- what is told ---------------------------------------------------------------------------------
 
 
 def _with_the_rest(
@@ -375,9 +353,9 @@ def _training(model: Model) -> dict[str, Any]:
         if warm and model.twin
         else None,
     }
-    if None in found.values():
-        found["reason"] = "the model holds no log of it"
-    return found
+    words = {"log": "log of it", "kept_step": "best step", "twin_step": "step of a twin"}
+    missing = [word for key, word in words.items() if found[key] in (None, [])]
+    return found | ({"reason": f"the model holds no {', no '.join(missing)}"} if missing else {})
 
 
 def _learning_curve(model: Model) -> dict[str, Any]:
@@ -390,9 +368,9 @@ def _learning_curve(model: Model) -> dict[str, Any]:
 
 
 def _ranked(entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
-    """Yield the best, the median and the worst field by the output's PSNR, each once."""
-    psnr = [entry["psnr_db"]["output"] for entry in entries]
-    order = sorted(range(len(psnr)), key=lambda n: -math.inf if psnr[n] is None else -psnr[n])
+    """Yield the best, the median and the worst field by the output's PSNR, if known, each once."""
+    nrmse = {n: entry["nrmse"]["output"] for n, entry in enumerate(entries)}  # never infinite
+    order = sorted((n for n in nrmse if nrmse[n] is not None), key=lambda n: float(nrmse[n]))
     told: set[int] = set()
     for rank, place in (("best", 0), ("median", (len(order) - 1) // 2), ("worst", -1)):
         if order and order[place] not in told:
@@ -405,37 +383,6 @@ def _view(field: Field, rank: str, pixel_nm: float) -> View:
     height, width = (min(n, VIEW_PX) for n in field.reference.shape)
     top, left = densest(field.reference, (height, width))
     cut = slice(top, top + height), slice(left, left + width)
-    images = {method: field.fitted(method)[cut] for method in field.images}
+    # a copy: a slice would keep the whole field
+    images = {method: field.fitted(method)[cut].copy() for method in field.images}
     return View(field.name, rank, images, images["output"] - field.reference[cut], pixel_nm)
-
-
-def _thumbnails(field: Field) -> Thumbnails:
-    step = max(1, math.ceil(max(field.reference.shape) / THUMBNAIL_PX))
-    height, width = (n // step * step for n in field.reference.shape)
-    small = {
-        method: field.fitted(method)[:height, :width]
-        .reshape(height // step, step, width // step, step)
-        .mean(axis=(1, 3))
-        for method in SMALL
-    }
-    return Thumbnails(field.name, small)
-
-
-def _curves(field: Field, pixel_nm: float) -> dict[str, Any]:
-    """Return each method's Fourier ring correlation with the target."""
-    curves = {m: correlate(field, m) for m in field.images if m != "bicubic"}
-    curves = {m: curve for m, curve in curves.items() if curve.reason is None}
-    if not curves:
-        return {"frequency_per_um": [], "correlation": {}}
-    frequency = max((curve.frequency for curve in curves.values()), key=len)
-    return {
-        "field": field.name,
-        "frequency_per_um": (1000 / pixel_nm * frequency).tolist(),
-        "correlation": {
-            m: [
-                None if math.isnan(v) else round(float(v), 5)
-                for v in np.interp(frequency, c.frequency, c.correlation, right=np.nan)
-            ]
-            for m, c in curves.items()
-        },
-    }

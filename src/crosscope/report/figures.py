@@ -1,11 +1,11 @@
-"""The images of one field -> its figures: fidelity, resolution, artefacts.
+"""The images of one field -> its figures: fidelity, resolution, artefacts; their medians.
 
 A figure that could not be taken is None, and `reasons` says why. No figure of resolution proves
 that what is resolved is there: noise and invention are sharp, too.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +26,28 @@ from crosscope.metrics.frc import (
     one_seventh,
     three_sigma,
 )
+from crosscope.metrics.interval import bootstrap_interval
 from crosscope.metrics.squirrel import measure_squirrel
 from crosscope.metrics.ssim import ms_ssim, ssim
 
 Grey = Float[np.ndarray, "y x"]
 FIDELITY = ("psnr_db", "ssim", "ms_ssim", "nrmse", "pearson")
+UNFITTED = {
+    "psnr_db": "psnr_plain_db",
+    **{figure: f"{figure}_plain" for figure in ("ssim", "ms_ssim", "nrmse", "pearson")},
+}
+"""A figure's name where it is taken without the fit of gain and offset."""
 PLAIN = ("output", "twin", "repeat")  # in the target's grey values as they are
+FIGURES = (
+    *FIDELITY,
+    *("frc_nm", "frc_three_sigma_nm", "frc_single_nm", "local_frc_nm", "decorrelation_nm"),
+    *("squirrel_rsp", "squirrel_rse"),
+    *UNFITTED.values(),
+)
 SAMPLE_SHARE, SAMPLE_NOISES = 0.1, 3.0
 LOCAL, LOCAL_PX = ("output", "lucy_richardson"), 64
-_IS_REFERENCE = "it is the reference itself, or the reference is constant"
+_ITSELF = "it is the reference itself"
+_FLAT = "the reference is constant"
 _SMALL = "the field is smaller than 176 px"
 _CONSTANT = "one of the two is constant there, or the part is empty"
 
@@ -113,7 +126,7 @@ def measure_field(
     ):
         entry |= table.values
         reasons |= table.reasons
-    unmeasured = {} if measured.data_range else {"reason": "the reference is constant"}
+    unmeasured = {} if measured.data_range else {"reason": _FLAT}
     return unmeasured | entry | {"reasons": reasons}
 
 
@@ -137,53 +150,38 @@ def _fidelity(measured: Field, inside: Bool[np.ndarray, "y x"] | None) -> _Table
     """Compare every method, after a fit of gain and offset, with the reference."""
     table = _Table()
     for method in measured.images:
-        _compare(table, method, measured.fitted(method), measured, inside, suffix="")
+        for figure, found in _compare(measured.fitted(method), measured, inside).items():
+            table.set(figure, method, *found)
     return table
 
 
 def _plain(measured: Field) -> _Table:
     """Compare the methods that give the target's grey values without a fit."""
     table = _Table()
-    for method in PLAIN:
-        if method in measured.images:
-            _compare(table, method, measured.images[method], measured, None, suffix="_plain")
-    return _Table(
-        {_plain_name(name): value for name, value in table.values.items()},
-        {_plain_name(name): value for name, value in table.reasons.items()},
-    )
-
-
-def _plain_name(figure: str) -> str:
-    """Return psnr_plain_db of psnr_db_plain."""
-    return "psnr_plain_db" if figure == "psnr_db_plain" else figure
+    for method in (m for m in PLAIN if m in measured.images):
+        for figure, found in _compare(measured.images[method], measured, None).items():
+            table.set(UNFITTED[figure], method, *found)
+    return table
 
 
 def _compare(
-    table: _Table,
-    method: str,
-    image: Grey,
-    measured: Field,
-    inside: Bool[np.ndarray, "y x"] | None,
-    *,
-    suffix: str,
-) -> None:
+    image: Grey, measured: Field, inside: Bool[np.ndarray, "y x"] | None
+) -> dict[str, tuple[float | None, str]]:
+    """Return each figure of an image, and the reason if it is none."""
     reference, span = measured.reference, measured.data_range
     if not span:
-        for figure in FIDELITY:
-            table.set(figure + suffix, method, None, _IS_REFERENCE)
-        return
+        return {f: (None, _FLAT) for f in FIDELITY if inside is None or f != "ms_ssim"}
     same = np.abs(image - reference).max() <= 1e-9 * span
     psnr = None if same else psnr_db(image, reference, data_range=span, inside=inside)
     values: dict[str, tuple[float | None, str]] = {
-        "psnr_db": (psnr, _IS_REFERENCE if same else _CONSTANT),
+        "psnr_db": (psnr, _ITSELF if same or psnr == math.inf else _CONSTANT),
         "ssim": (ssim(image, reference, data_range=span, inside=inside), _CONSTANT),
         "nrmse": (nrmse(image, reference, data_range=span, inside=inside), _CONSTANT),
         "pearson": (pearson(image, reference, inside=inside), _CONSTANT),
     }
     if inside is None:  # over five scales no part of a field can be told from the rest
         values["ms_ssim"] = (ms_ssim(image, reference, data_range=span), _SMALL)
-    for figure, (value, reason) in values.items():
-        table.set(figure + suffix, method, value, reason)
+    return values
 
 
 # --- resolution -----------------------------------------------------------------------------------
@@ -200,6 +198,26 @@ def correlate(measured: Field, method: str) -> RingCorrelation:
     if "repeat" in measured.images:
         return fourier_ring_correlation(target, measured.images["repeat"])
     return frc_single(target)
+
+
+def correlation_curves(measured: Field, pixel_nm: float) -> dict[str, Any]:
+    """Return each method's Fourier ring correlation with the target, under the JSON's names."""
+    curves = {m: correlate(measured, m) for m in measured.images if m != "bicubic"}
+    curves = {m: curve for m, curve in curves.items() if curve.reason is None}
+    if not curves:
+        return {"frequency_per_um": [], "correlation": {}}
+    frequency = max((curve.frequency for curve in curves.values()), key=len)
+    return {
+        "field": measured.name,
+        "frequency_per_um": (1000 / pixel_nm * frequency).tolist(),
+        "correlation": {
+            m: [
+                None if math.isnan(v) else round(float(v), 5)
+                for v in np.interp(frequency, c.frequency, c.correlation, right=np.nan)
+            ]
+            for m, c in curves.items()
+        },
+    }
 
 
 def _resolution(measured: Field, pixel_nm: float) -> _Table:
@@ -253,3 +271,48 @@ def _artefacts(measured: Field, kernel_fwhm_px: float | None) -> _Table:
         table.set("squirrel_rsp", method, rsp, reason)
         table.set("squirrel_rse", method, rse, reason)
     return table
+
+
+# --- over all fields ------------------------------------------------------------------------------
+
+
+def summarise(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+    """Return each figure's median over the fields with its interval, by method."""
+    summary: dict[str, Any] = {f: _intervals(entries, f, methods) for f in FIGURES}
+    for part in ("sample", "background"):
+        parts = [entry[part] for entry in entries]
+        summary[part] = {f: _intervals(parts, f, methods) for f in FIDELITY if f != "ms_ssim"}
+    return summary
+
+
+def _intervals(
+    entries: Sequence[Mapping[str, Any]], figure: str, methods: Sequence[str]
+) -> dict[str, Any]:
+    """Return a figure's intervals; methods that it is not taken of are left out."""
+    found = {}
+    for method in methods:
+        taken = [entry for entry in entries if method in entry.get(figure, {})]
+        if not taken and entries:
+            continue
+        interval = interval_of([entry[figure][method] for entry in taken])
+        if interval["median"] is None:
+            given = [entry["reasons"][figure][method] for entry in taken]
+            interval["reason"] = given[0] if given else "no field could be measured"
+        found[method] = interval
+    return found
+
+
+def interval_of(values: Sequence[Any]) -> dict[str, Any]:
+    """Return the median of the fields' values and its interval, under the names of the JSON."""
+    interval = bootstrap_interval([v for v in values if v is not None])
+    found: dict[str, Any] = {
+        "median": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+    }
+    if interval.value is None:
+        found["reason"] = "it could not be taken of any field"
+    elif interval.low is None:
+        found["reason"] = "an interval needs two fields"
+    return found

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from crosscope.metrics.interval import bootstrap_interval
 from crosscope.metrics.profile import close_pair_segments, line_profile, peak_distance
 from crosscope.metrics.psf import fit_spots, half_maximum_widths
 from crosscope.metrics.spectrum import RadialSpectrum, radial_spectrum
@@ -19,7 +18,7 @@ from crosscope.metrics.spots import (
     resolved_separation,
     score_spots,
 )
-from crosscope.report.figures import Field
+from crosscope.report.figures import Field, interval_of
 
 SHOWN = ("input", "lucy_richardson", "output", "target")
 """Methods of which profiles are shown."""
@@ -197,11 +196,9 @@ def typical_fwhm(references: Sequence[Float[np.ndarray, "_y _x"]]) -> float | No
     for _ in range(3):
         widths = [
             fit_spots(
-                reference,
-                places_of(reference, fwhm_px, 3 * fwhm_px),
-                radius_px=round(1.5 * fwhm_px),
+                image, places_of(image, fwhm_px, 3 * fwhm_px), radius_px=round(1.5 * fwhm_px)
             ).fwhm_px
-            for reference in references
+            for image in (reference.astype(np.float64) for reference in references)
         ]
         found = np.concatenate(widths) if widths else np.zeros(0)
         if np.isfinite(found).sum() < LEAST_SPOTS:
@@ -222,24 +219,8 @@ def places_of(reference: Grey, fwhm_px: float, distance_px: float) -> Float[np.n
 def _width(found: Sequence[Float[np.ndarray, " _n"]]) -> dict[str, Any]:
     every = np.concatenate(found)
     fitted = int(np.isfinite(every).sum())
-    width = interval_of(found) | {"sd": float(np.nanstd(every)) if fitted else None}
+    width = interval_of(found) | {"sd": float(np.nanstd(every)) if fitted > 1 else None}
     width["asked"] = every.size
-    if not fitted:
-        width["reason"] = "no spot could be fitted"
+    if fitted < 2:
+        width["reason"] = f"{fitted or 'no'} spot could be fitted"
     return width
-
-
-def interval_of(values: Sequence[Any]) -> dict[str, Any]:
-    """Return the median of the fields' values and its interval, under the names of the JSON."""
-    interval = bootstrap_interval([v for v in values if v is not None])
-    found: dict[str, Any] = {
-        "median": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": interval.n,
-    }
-    if interval.value is None:
-        found["reason"] = "it could not be taken of any field"
-    elif interval.low is None:
-        found["reason"] = "an interval needs two fields"
-    return found
