@@ -42,7 +42,8 @@ class Measurement:
     reason : str or None
         Why there is no value.
     table : mapping from a column's name, with its unit, to its values
-        The first column is what a plot has along its axis, the second what it shows over it.
+        The first column is what a plot has along its axis, the second what it shows over it; of
+        spots and pairs the last one is drawn, as a histogram.
     """
 
     measure: str
@@ -164,7 +165,8 @@ def _psf(image: Grey, *, unit: str, scale: float) -> Measurement:
         f"half_maximum_{unit}": free * scale,
         f"fwhm_{unit}": fits.fwhm_px * scale,
     }
-    return Measurement("psf", found.value, unit, found.n, found.low, found.high, table=table)
+    reason = _NO_SPOTS if found.value is None else None
+    return Measurement("psf", found.value, unit, found.n, found.low, found.high, reason, table)
 
 
 def _pairs(image: Grey, *, unit: str, scale: float) -> Measurement:
