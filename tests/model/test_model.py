@@ -43,6 +43,7 @@ def make_model(network: str = "fast") -> Model:
         fields=(SeenField("Zelle ä", "training", "ab", None),),
         training={"steps": 7, "shares": {"mse": 1.0}},
         log=({"step": 3, "phase": "warm"}, {"step": 7, "phase": "warm"}),
+        card={"sample": "beads"},
     )
 
 
@@ -80,6 +81,29 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
 def test_a_model_without_a_twin_has_none(tmp_path: Path) -> None:
     replace(make_model(), twin=None).save(tmp_path / "a.zip")
     assert Model.load(tmp_path / "a.zip").twin is None
+
+
+def test_half_precision_takes_half_the_space_and_rounds_only(tmp_path: Path) -> None:
+    model = make_model()
+    whole, half = model.save(tmp_path / "a.zip"), model.save(tmp_path / "b.zip", half=True)
+    sizes = [(tmp_path / name).stat().st_size for name in ("a.zip", "b.zip")]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert whole.sha256 != half.sha256
+    back = Model.load(tmp_path / "b.zip")
+    for weight, stored in zip(
+        model.generator.parameters(), back.generator.parameters(), strict=True
+    ):
+        assert stored.dtype == torch.float32
+        assert torch.equal(stored, weight.half().float())
+
+
+def test_a_weight_beyond_half_precision_is_not_saved(tmp_path: Path) -> None:
+    model = make_model()
+    with torch.no_grad():
+        next(model.generator.parameters()).fill_(1e6)
+    with pytest.raises(ModelError, match="not finite"):
+        model.save(tmp_path / "a.zip", half=True)
+    assert not (tmp_path / "a.zip").exists()
 
 
 def test_loading_leaves_the_random_numbers_alone(saved: Path) -> None:

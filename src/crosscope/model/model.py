@@ -23,6 +23,7 @@ from crosscope.data.errors import ModelError
 from crosscope.data.files import sha256, writing
 from crosscope.data.sampling import Scaling
 from crosscope.model.generator import build_generator
+from crosscope.model.library import find_model
 from crosscope.model.reach import Reach
 
 VERSION = 1
@@ -66,6 +67,9 @@ class Model:
         ("validation") and the terms' shares of its objective at the end ("shares").
     log : tuple of mappings
         The lines of log.jsonl.
+    card : mapping
+        What it was made for and how well it does, for those who did not train it themselves:
+        "source", "target", "sample", "trained_on", "figures", "limits", "recipe".
     sha256 : str or None
         Of the file it was loaded from or saved to.
     """
@@ -83,6 +87,7 @@ class Model:
     fields: tuple[SeenField, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     log: tuple[Mapping[str, Any], ...] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
 
     @property
@@ -90,15 +95,19 @@ class Model:
         """Number of the generator's weights."""
         return sum(weight.numel() for weight in self.generator.parameters())
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> "Model":
+    def save(self, path: Path | str, *, overwrite: bool = False, half: bool = False) -> "Model":
         """Write the model to one file; the same model gives the same bytes.
+
+        `half` stores weights as float16, in half the space: they lose what is beyond 11 bits.
 
         Returns the model with `sha256` set. Raises OutputError where it cannot be written and
         ModelError where a weight is not finite: no NaN is ever saved.
         """
         path = Path(path)
         weights = {"generator": self.generator} | ({"twin": self.twin} if self.twin else {})
-        members = {f"{name}.safetensors": _to_bytes(net, path) for name, net in weights.items()}
+        members = {
+            f"{name}.safetensors": _to_bytes(net, path, half) for name, net in weights.items()
+        }
         card = {
             "format": "crosscope-model",
             "version": VERSION,
@@ -112,6 +121,8 @@ class Model:
             "plan": self.plan,
             "fields": [asdict(seen) for seen in self.fields],
             "training": self.training,
+            "card": self.card,
+            "parameters": self.parameters,
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
         }
         members["model.json"] = json.dumps(card, indent=2, allow_nan=False).encode()
@@ -129,12 +140,17 @@ class Model:
     def load(cls, path: Path | str) -> "Model":
         """Read a model file; nothing in it is executed, every weight is checked.
 
+        Parameters
+        ----------
+        path : Path or str
+            A file, or the name of a model that comes with the program.
+
         Raises
         ------
         ModelError
             Not there, not a model file, of a later version, damaged (hashes, shapes, NaN).
         """
-        path = Path(path)
+        path = find_model(path)
         members = _read_members(path)
         try:
             card = json.loads(members["model.json"])
@@ -151,8 +167,13 @@ class Model:
             for name, data in weights.items():
                 with torch.device("meta"):  # shapes without memory, however large a base it names
                     network = build_generator(card["network"], _count(card["base"]))
-                load_weights(network, _from_bytes(data, path), path)
+                stored = _from_bytes(data, path)
+                if all(weight.dtype == torch.float16 for weight in stored.values()):
+                    stored = {name: weight.float() for name, weight in stored.items()}
+                load_weights(network, stored, path)
                 built[name.removesuffix(".safetensors")] = network
+            if card["parameters"] != sum(w.numel() for w in built["generator"].parameters()):
+                raise ValueError("it counts other parameters than there are")
             return cls(
                 network=card["network"],
                 base=card["base"],
@@ -167,6 +188,7 @@ class Model:
                 fields=tuple(SeenField(**seen) for seen in card["fields"]),
                 training=dict(card["training"]),
                 log=tuple(dict(json.loads(line)) for line in members["log.jsonl"].splitlines()),
+                card=dict(card["card"]),
                 sha256=sha256(path),
             )
         # RuntimeError: a base beyond what torch can count, JSON nested too deeply
@@ -210,8 +232,10 @@ def _read_members(path: Path) -> dict[str, bytes]:
         raise ModelError(path, "is not a model file", _NO_MODEL) from error
 
 
-def _to_bytes(network: nn.Module, path: Path) -> bytes:
+def _to_bytes(network: nn.Module, path: Path, half: bool) -> bytes:
     weights = {name: w.detach().cpu().contiguous() for name, w in network.state_dict().items()}
+    if half:
+        weights = {name: weight.half() for name, weight in weights.items()}
     if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
         raise ModelError(path, "the weights to be saved are not finite", "Train at a lower rate")
     return tensors_to_bytes(weights)

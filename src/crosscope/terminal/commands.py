@@ -391,6 +391,8 @@ def predict(
 ) -> int:
     """Turn images of the source modality into images of the target modality, with OUTPUT.json.
 
+    With a model for each channel there is a colour composite beside each output, too: sharp.png.
+
     Example: crosscope predict run/model.zip raw/source/0000.tif sharp.tif
     """
     plan = cs.PredictionPlan(
@@ -485,6 +487,26 @@ def info(
             typer.echo(f"{key}: {value}")
 
 
+@command
+def models(json: AsJson = False) -> None:
+    """List the models that come with the program; `crosscope info NAME` tells more.
+
+    Example: crosscope models
+    """
+    known = cs.list_models()
+    if json:
+        show_json({"models": known})
+        return
+    for model in known:
+        sizes = " to ".join(
+            f"{model[key][0]:g}" for key in ("pixel_size_nm", "target_pixel_size_nm")
+        )
+        typer.echo(
+            f"{model['name']}: {model['source']} to {model['target']}, {model['sample']}, "
+            f"pixels {sizes} nm, {model['bytes'] / 1e6:.1f} MB"
+        )
+
+
 def main() -> None:
     """Run the command line."""
     app()
@@ -499,6 +521,8 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
         if not channel or not path:
             reason = "is neither a model file nor a list of CHANNEL=FILE"
             raise cs.ModelError(model, reason, "Write it as DAPI=a.zip,FITC=b.zip")
+    if len({channel for channel, _, _ in named}) < len(named):
+        raise cs.ModelError(model, "names a channel twice", "Give each channel one model")
     return {channel: cs.Model.load(path) for channel, _, path in named}
 
 

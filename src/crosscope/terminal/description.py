@@ -13,9 +13,13 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         return _describe_pairs(path) if (path / "pairs.json").exists() else _describe_folder(path)
-    if path.suffix == ".zip":
+    if path.suffix == ".zip" or (not path.exists() and str(path) in _names()):
         return _describe_model(path)
     return _describe_image(cs.read_image(path))
+
+
+def _names() -> list[str]:
+    return [model["name"] for model in cs.list_models()]
 
 
 def _describe_image(image: "cs.Image") -> dict[str, Any]:
@@ -80,5 +84,6 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "twin": model.twin is not None,
         "fields": [f"{seen.name} ({seen.part})" for seen in model.fields],
         "training": dict(model.training),
+        "card": dict(model.card),
         "sha256": model.sha256,
     }
