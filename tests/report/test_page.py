@@ -217,6 +217,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="no browser is at hand")
+KEY_CODES = {"Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 LAUNCH = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
 LAUNCH += "os.execv(sys.argv[3], sys.argv[3:])"
 
@@ -307,8 +308,38 @@ class Browser:
         self.wait("document.querySelector('canvas').getAttribute('aria-busy') === 'false'")
 
     def key(self, key: str) -> None:
+        known = {"windowsVirtualKeyCode": KEY_CODES[key]} if key in KEY_CODES else {}
         for kind in ("keyDown", "keyUp"):
-            self.tell("Input.dispatchKeyEvent", type=kind, key=key)
+            self.tell("Input.dispatchKeyEvent", type=kind, key=key, **known)
+
+    def canvas(self) -> tuple[float, float, float, float]:
+        """Return where the canvas is in the window: left, top, width and height."""
+        return tuple(
+            self.js(
+                "document.querySelector('canvas').scrollIntoView({ block: 'center' });"
+                "(b => [b.left, b.top, b.width, b.height])"
+                "(document.querySelector('canvas').getBoundingClientRect())"
+            )
+        )
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Press the mouse at the first place, move through the others, release at the last."""
+        kinds = ["mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*places, places[-1]], strict=True):
+            mouse = {"type": kind, "x": x, "y": y, "button": "left", "buttons": 1}
+            self.tell("Input.dispatchMouseEvent", clickCount=1, **mouse)
+
+    def touch(self, *places: list[tuple[float, float]]) -> None:
+        """Put fingers down at the first places, move them through the others, and lift them."""
+        kinds = ["touchStart", *["touchMove"] * (len(places) - 1)]
+        for kind, fingers in zip(kinds, places, strict=True):
+            points = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(fingers)]
+            self.tell("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self.tell("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def wheel(self, x: float, y: float, delta: float, *, sideways: float = 0) -> None:
+        turned = {"type": "mouseWheel", "x": x, "y": y, "deltaX": sideways, "deltaY": delta}
+        self.tell("Input.dispatchMouseEvent", **turned)
 
     def pixels(self) -> Any:
         """Return the canvas: (y, x, 3) array."""
@@ -361,17 +392,165 @@ def test_the_slider_swipes_between_two_images(browser: Browser, page: Path) -> N
     for place, of in ((slice(10, width // 2 - 20), left), (slice(width // 2 + 20, -20), right)):
         np.testing.assert_array_equal(middle[rows, place], of[rows, place])
     assert np.abs(left - right)[rows].mean() > 5
-    # by dragging the line, too
-    box = browser.js(
-        "(b => [b.left, b.top, b.width, b.height])"
-        "(document.querySelector('canvas').getBoundingClientRect())"
-    )
-    y = box[1] + box[3] / 3
-    for kind, x in (("mousePressed", 1), ("mouseMoved", box[2] / 4), ("mouseReleased", box[2] / 4)):
-        mouse = {"type": kind, "x": box[0] + x, "y": y, "button": "left", "buttons": 1}
-        browser.tell("Input.dispatchMouseEvent", clickCount=1, **mouse)
-    assert browser.js("+document.getElementById('swipe').value") == pytest.approx(250, abs=3)
     assert not browser.complaints()
+
+
+SWIPE = "+document.getElementById('swipe').value"
+SEEN = "({ x: state.x, y: state.y, zoom: state.zoom, swipe: state.swipe })"
+
+
+@in_browser
+def test_mouse_finger_and_keys_move_the_line(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    left, top, width, height = browser.canvas()
+    y = top + height / 3
+    for start, end in ((0.5, 0.25), (0.25, 0.8)):
+        browser.drag((left + start * width, y), (left + 0.6 * width, y), (left + end * width, y))
+        assert browser.js(SEEN)["swipe"] == pytest.approx(end, abs=2 / width)
+    browser.drag((left + 0.8 * width, y), (left + width + 50, y))
+    assert browser.js(SEEN)["swipe"] == 1  # and no further
+    browser.touch([(left + width - 3, y)], [(left + 0.5 * width, y)], [(left + 0.4 * width, y)])
+    assert browser.js(SEEN)["swipe"] == pytest.approx(0.4, abs=2 / width)
+    # near is far enough for a finger
+    browser.touch([(left + 0.4 * width + 20, y)], [(left + 0.7 * width, y)])
+    assert browser.js(SEEN)["swipe"] == pytest.approx(0.7, abs=2 / width)
+    browser.js("document.getElementById('swipe').focus()")
+    before = browser.pixels()
+    for _ in range(5):
+        browser.key("ArrowLeft")
+    after = browser.js(SEEN)
+    assert after["swipe"] == pytest.approx(0.65, abs=0.006)
+    assert browser.js(SWIPE) == pytest.approx(1000 * after["swipe"])
+    line = np.flatnonzero((browser.pixels()[100] != before[100]).any(axis=-1)) / before.shape[1]
+    assert line.min() > 0.64
+    assert line.max() < 0.71
+    assert (after["x"], after["y"]) == (80, 80)  # the image has not moved
+    said = browser.js("document.getElementById('swipe').getAttribute('aria-valuetext')")
+    assert said == "Input 65 %"
+    assert not browser.complaints()
+
+
+@in_browser
+def test_the_wheel_zooms_about_the_cursor(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    left, top, width, height = browser.canvas()
+    x, y = round(left + 0.7 * width), round(top + 0.4 * height)  # events have whole px
+    text = "document.getElementById('under').textContent"
+
+    def under() -> tuple[float, float]:
+        """Return what lies under the cursor, in px of the image: y, x."""
+        now = browser.js(SEEN)
+        middle = (left + width / 2, top + height / 2)
+        return now["y"] + (y - middle[1]) / now["zoom"], now["x"] + (x - middle[0]) / now["zoom"]
+
+    place, zooms = under(), [browser.js(SEEN)["zoom"]]
+    assert zooms == [pytest.approx(width / 160)]
+    browser.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    said = browser.js(text)
+    assert said.startswith(f"y {int(place[0])}, x {int(place[1])} px: Input about ")
+    for turns, delta in ((6, -100), (4, 100)):
+        for _ in range(turns):
+            browser.wheel(x, y, delta)
+            zooms.append(browser.js(SEEN)["zoom"])
+            assert under() == pytest.approx(place, abs=1e-6)
+    steps = np.array([1.2] * 6 + [1 / 1.2] * 4)
+    assert np.divide(zooms[1:], zooms[:-1]) == pytest.approx(steps)
+    browser.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.js(text) == said
+    # the half of a notch zooms by half, a sideways turn not at all
+    browser.wheel(x, y, -50)
+    assert browser.js(SEEN)["zoom"] == pytest.approx(zooms[-1] * 1.2**0.5)
+    browser.wheel(x, y, 0, sideways=80)
+    assert browser.js(SEEN)["zoom"] == pytest.approx(zooms[-1] * 1.2**0.5)
+    # out again: the whole field, and then it is the page that scrolls
+    scrolled = browser.js("scrollY")
+    for _ in range(4):
+        browser.wheel(x, y, 100)
+    assert browser.js(SEEN)["zoom"] == pytest.approx(width / 160)
+    assert (browser.js(SEEN)["y"], browser.js(SEEN)["x"]) == (80, 80)
+    assert browser.js("scrollY") == scrolled
+    browser.wheel(x, y, 100)
+    browser.wait(f"scrollY > {scrolled}")
+    for _ in range(40):
+        browser.js("document.getElementById('in').click()")
+    assert browser.js(SEEN)["zoom"] == 40  # and no closer
+    assert not browser.complaints()
+
+
+@in_browser
+def test_the_mouse_drags_the_image_but_not_out_of_sight(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    left, top, width, height = browser.canvas()
+    start = (left + 0.2 * width, top + 0.3 * height)
+    browser.drag(start, (start[0] + 90, start[1] + 50))
+    assert browser.js(SEEN) | {"zoom": 0} == {"x": 80, "y": 80, "zoom": 0, "swipe": 0.5}  # whole
+    for _ in range(3):
+        browser.js("document.getElementById('in').click()")
+    browser.set("swipe", 0, "input")
+    before, seen = browser.js(SEEN), browser.pixels()
+    browser.drag(start, (start[0] + 40, start[1] - 10), (start[0] + 90, start[1] + 50))
+    after, moved = browser.js(SEEN), browser.pixels()
+    assert before["x"] - after["x"] == pytest.approx(90 / before["zoom"])
+    assert before["y"] - after["y"] == pytest.approx(50 / before["zoom"])
+    rows, columns = slice(60, 300), slice(60, 400)  # without the labels, the line and the bar
+    at = np.s_[rows.start + 50 : rows.stop + 50, columns.start + 90 : columns.stop + 90]
+    assert np.abs(moved[at] - seen[rows, columns]).mean() < 1
+    assert np.abs(moved[at] - seen[at]).mean() > 5
+    browser.tell("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
+    assert browser.js(SEEN) == after  # the button is up
+    for dx, dy, corner in ((5000, 5000, 0), (-5000, -5000, 1)):
+        browser.drag(start, (start[0] + dx, start[1] + dy))
+        now = browser.js(SEEN)
+        half = width / now["zoom"] / 2
+        assert (now["x"], now["y"]) == pytest.approx((abs(160 * corner - half),) * 2, abs=0.01)
+    assert not browser.complaints()
+
+
+@in_browser
+def test_two_fingers_zoom_about_their_middle(browser: Browser, page: Path) -> None:
+    browser.open(page, width=400)
+    left, top, width, height = browser.canvas()
+    x, y = left + 0.3 * width, top + 0.5 * height
+    fingers = [[(x - d, y), (x + d, y)] for d in (20, 25, 30, 40)]
+    browser.touch(fingers[0][:1], *fingers)
+    now = browser.js(SEEN)
+    assert now["zoom"] == pytest.approx(2 * width / 160, rel=0.02)
+    assert now["x"] + (x - left - width / 2) / now["zoom"] == pytest.approx(0.3 * 160, abs=1)
+    assert now["swipe"] == 0.5
+    browser.touch([(x, y)], [(x + 30, y)], [(x + 40, y)])  # one finger moves it
+    assert browser.js(SEEN)["x"] == pytest.approx(max(now["x"] - 40 / now["zoom"], 40), abs=0.1)
+    assert browser.js(SEEN)["zoom"] == now["zoom"]
+    assert not browser.complaints()
+
+
+@in_browser
+def test_the_keyboard_reaches_every_control(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    wanted = browser.js(
+        "window.wanted = [...document.querySelectorAll("
+        "'a[href], button, input, select, canvas, [tabindex]')]; wanted.length"
+    )
+    assert wanted > 30
+    for n in range(wanted):
+        browser.key("Tab")
+        found = browser.js(
+            "(now => { const s = getComputedStyle(now), b = now.getBoundingClientRect(); return ["
+            "wanted.indexOf(now), now.matches(':focus-visible') && s.outlineStyle, "
+            "parseFloat(s.outlineWidth), s.outlineColor, b.bottom > 0 && b.top < innerHeight, "
+            "now.id || now.textContent.trim()] })(document.activeElement)"
+        )
+        assert found[:5] == [n, "solid", 2, "rgb(10, 88, 184)", True], found  # in order, and seen
+    browser.key("Tab")
+    assert browser.js("document.activeElement === document.body")  # and out again
+    # they do what they say
+    order = "[...document.getElementById('right').options].map(option => option.value)"
+    assert browser.js(order) == list(METHODS)
+    browser.js("document.getElementById('right').focus()")
+    browser.key("ArrowDown")
+    assert browser.js("document.getElementById('right').value") == "target"
+    white = browser.js("document.getElementById('white').focus(); state.white")
+    browser.key("ArrowRight")
+    assert browser.js("state.white") > white
 
 
 @in_browser
@@ -504,6 +683,38 @@ def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: i
         browser.picture(Path(folder) / f"{width}.png")
         printed = browser.tell("Page.printToPDF", printBackground=True)
         (Path(folder) / f"{width}.pdf").write_bytes(base64.b64decode(printed["data"]))
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("media", "width"),  # A4 without its margins is 718 px wide
+    [("screen", 1280), ("screen", 768), ("screen", 375), ("print", 718)],
+)
+def test_charts_are_read_easily(browser: Browser, page: Path, media: str, width: int) -> None:
+    browser.open(page, width=width)
+    browser.tell("Emulation.setEmulatedMedia", media=media)
+    boxes = "(b => [b.left, b.top, b.right, b.bottom])(e.getBoundingClientRect())"
+    charts = browser.js(
+        f"[...document.querySelectorAll('svg')].map(e => [{boxes}, [...e.querySelectorAll('text')]"
+        f".map(e => [e.textContent, {boxes}, "
+        "(m => Math.hypot(m.a, m.b))(e.getScreenCTM()) * "
+        "parseFloat(getComputedStyle(e).fontSize)])])"
+    )
+    assert len(charts) == 9
+    for (left, top, right, bottom), texts in charts:
+        assert len(texts) > 8
+        for words, box, height in texts:
+            assert height > 9, words
+            assert left - 1 <= box[0] <= box[2] <= right + 1, words
+            assert top - 1 <= box[1] <= box[3] <= bottom + 1, words
+        for n, (words, one, _) in enumerate(texts):
+            for others, two, _ in texts[:n]:
+                apart = one[2] <= two[0] + 1 or two[2] <= one[0] + 1
+                apart |= one[3] <= two[1] + 4 or two[3] <= one[1] + 4  # boxes are higher than text
+                assert apart, (words, others)
+    if media == "print":
+        assert browser.js("document.documentElement.scrollWidth") <= width
+    browser.tell("Emulation.setEmulatedMedia", media="")
 
 
 @in_browser

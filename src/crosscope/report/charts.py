@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INCHES = (4.6, 3.2)
+INCHES = (4.2, 3.2)  # on a phone a page is that wide: letters keep their size
 Dashes = str | tuple[float, tuple[float, ...]]
 
 
@@ -127,7 +127,11 @@ def _spectra(report: Any) -> Chart:
         "Where the output lies above the target, it has detail or noise that the target has not."
     )
     svg = draw_curves(
-        curves, "spectra", x_label="Spatial frequency, 1/µm", y_label="Power", log_y=True
+        curves,
+        "spectra",
+        x_label="Spatial frequency, 1/µm",
+        y_label="Power, grey values²",
+        log_y=True,
     )
     return Chart(title, svg, words)
 
@@ -263,6 +267,8 @@ def draw_curves(
     dots : bool
         Whether each value is marked.
     """
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _figure(x_label, y_label)
     for curve in curves:
         colour, dashes = STYLES[curve.style]
@@ -290,8 +296,12 @@ def draw_curves(
         axes.set_yscale("log")
     for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
         if log:
+            low, high = sorted(axis.get_view_interval())
+            few = not dots and high < 100 * low  # decades alone would be one label or two
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("")
+            axis.set_minor_locator(LogLocator(subs=(2, 5) if few else "auto"))
+            axis.set_minor_formatter("{x:g}" if few else "")
+            axis.set_tick_params(which="minor", labelsize=9)
     if dots:
         ticks = sorted({x for curve in curves for x in _numbers(curve.x)})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -313,10 +323,10 @@ def _figure(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=INCHES, facecolor="none")
-    axes = figure.add_axes((0.15, 0.15, 0.82, 0.7), facecolor="none")
-    axes.set_xlabel(x_label, fontsize=9)
-    axes.set_ylabel(y_label, fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes = figure.add_axes((0.2, 0.15, 0.755, 0.78), facecolor="none")
+    axes.set_xlabel(x_label, fontsize=10)
+    axes.set_ylabel(y_label, fontsize=10)
+    axes.tick_params(labelsize=9)
     axes.grid(color="#e4e4e8", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -327,8 +337,12 @@ def _svg(figure: "Figure", name: str) -> str:
     from matplotlib import rc_context
 
     if titles := figure.axes[0].get_legend_handles_labels()[1]:
-        columns = 3 if any(len(title) > 15 for title in titles) else 4
-        figure.legend(loc="upper left", ncols=columns, fontsize=8, frameon=False, handlelength=3)
+        columns = 3 if len(titles) > 2 else 2
+        spacing = {"labelspacing": 0.3, "columnspacing": 1, "handletextpad": 0.5}
+        look = {"fontsize": 9, "frameon": False, "handlelength": 2.6, "borderaxespad": 0.1}
+        figure.legend(loc="upper left", ncols=columns, **look, **spacing)
+        height = 0.81 - 0.055 * math.ceil(len(titles) / columns)  # the legend is above the axes
+        figure.axes[0].set_position((0.2, 0.15, 0.755, height))
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
