@@ -207,6 +207,86 @@ def test_a_run_of_minutes_ends_and_goes_through_all_phases() -> None:
     assert model.twin is not None
 
 
+# --- what goes wrong and is rolled back -----------------------------------------------------------
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validate after every step."""
+    monkeypatch.setattr(training, "MOMENTS", 16)
+
+
+ABSURD = replace(PLAN, adversarial_rate=3.0)
+
+
+def test_a_sound_training_rings_no_alarm(whole: Model) -> None:
+    assert all(line["alarms"] == [] and not line["rolled_back"] for line in whole.log)
+    assert (whole.training["kept"], whole.training["rollbacks"]) == ("adversarial", 0)
+
+
+@pytest.mark.usefixtures("often")
+def test_an_absurd_rate_is_rolled_back_and_ends_with_the_twin() -> None:
+    said: list[str] = []
+    model = train(PAIRS, ABSURD, say=said.append)
+    twin = train(PAIRS, replace(PLAN, adversarial_rate=1e-12)).twin
+    assert_same(model.generator, twin)
+    assert (model.training["kept"], model.training["rollbacks"]) == ("warm", 3)
+    assert model.twin is None
+    rolled_back = [line for line in model.log if line["rolled_back"]]
+    assert len(rolled_back) == 3
+    assert model.log[-1] == rolled_back[-1]
+    assert model.log[-1]["step"] < 16
+    for line in rolled_back:
+        for alarm in line["alarms"]:
+            assert sum(alarm["name"] in sentence for sentence in said) >= 1
+            assert any(alarm["remedy"] in sentence for sentence in said)
+    assert "twin" in said[-1]
+    warm = max(line["validation"]["psnr_db"] for line in model.log if line["phase"] == "warm")
+    assert model.training["validation"]["psnr_db"] == pytest.approx(warm, abs=0.1)
+
+
+@pytest.mark.usefixtures("often")
+def test_after_a_roll_back_share_and_rates_are_halved_and_all_else_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = []
+    roll_back = training.roll_back
+
+    def look(state: Any, alarms: Any, say: Any) -> None:
+        before = {name: tensor.clone() for name, tensor in state.sound.items()}
+        weight = state.progress.adversarial_weight
+        roll_back(state, alarms, say)
+        after = state.tensors()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+        assert state.progress.adversarial_weight == weight / 2
+        states.append(state)
+
+    monkeypatch.setattr(training, "roll_back", look)
+    train(PAIRS, ABSURD)
+    assert len(states) == 3
+    training.set_rates(states[0], replace(ABSURD, decay=False), 0.9)
+    assert states[0].optimiser.param_groups[0]["lr"] == ABSURD.adversarial_rate / 8
+    rate = states[0].discriminator_optimiser.param_groups[0]["lr"]
+    assert rate == ABSURD.discriminator_rate / 8
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_run_killed_after_a_roll_back_goes_on_exactly(tmp_path: Path, after: int) -> None:
+    run = tmp_path / "run"
+    straight = train(PAIRS, ABSURD)
+    step = [line["step"] for line in straight.log if line["rolled_back"]][after]
+    try:
+        train(PAIRS, ABSURD, run=run, watch=kill_at(step + 1))
+    except KilledError:
+        assert after < 2
+    resumed = train(PAIRS, ABSURD, run=run, resume=True)
+    assert_same(resumed.generator, straight.generator)
+    assert lines(resumed) == lines(straight)
+    assert resumed.training["rollbacks"] == 3
+
+
 # --- what it writes -------------------------------------------------------------------------------
 
 

@@ -64,7 +64,8 @@ class Model:
     fields : tuple of SeenField
     training : mapping
         "steps", "seconds", "best_step", the kept generator's figures on the validation patches
-        ("validation") and the terms' shares of its objective at the end ("shares").
+        ("validation"), the terms' shares of its objective at the end ("shares"), the phase whose
+        weights it has ("kept") and how often the adversarial one went wrong ("rollbacks").
     log : tuple of mappings
         The lines of log.jsonl.
     card : mapping

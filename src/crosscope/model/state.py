@@ -6,6 +6,7 @@ a temporary name and then renamed, and the one before it is kept.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,11 @@ class Progress:
         Of the terms of the generator's objective in this phase.
     best : dict
         Of each phase the validation with the lowest loss, and its step.
+    discriminator_steps, discriminator_loss : int, float
+        How many steps it has learned, and its loss at the moment where that was lowest; one that
+        guesses has 2 log 2.
+    rollbacks : int
+        How often the adversarial phase went wrong and was taken up again where it was sound.
     """
 
     step: int = 0
@@ -45,6 +51,9 @@ class Progress:
     ssim_weight: float = 0.0
     adversarial_weight: float = 0.0
     best: dict[str, dict[str, int | float]] = field(default_factory=dict)
+    discriminator_steps: int = 0
+    discriminator_loss: float = 2 * math.log(2)
+    rollbacks: int = 0
 
     def done(self, plan: TrainingPlan) -> float:
         """Return the part of the budget that is spent, 0 to 1."""
@@ -56,7 +65,11 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Networks, optimisers and numbers: all that a checkpoint holds."""
+    """Networks, optimisers and numbers: all that a checkpoint holds.
+
+    `sound` remembers the tensors of the last sound moment. No checkpoint needs it: one is written
+    where the state is sound, or has just gone back.
+    """
 
     generator: nn.Module
     average: nn.Module
@@ -65,6 +78,7 @@ class State:
     discriminator_optimiser: Adam
     progress: Progress
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    sound: dict[str, Tensor] = field(default_factory=dict)
 
     def _networks(self) -> dict[str, nn.Module]:
         return {
@@ -111,6 +125,16 @@ class State:
             {name[5:]: weights for name, weights in groups.items() if name.startswith("kept.")}
         )
         vars(self.progress).update(vars(progress))
+        self.mark_sound()
+
+    def mark_sound(self) -> None:
+        """Remember the networks and optimisers as they are now."""
+        self.sound.clear()
+        self.sound.update({name: w.detach().clone() for name, w in self.tensors().items()})
+
+    def go_back(self) -> None:
+        """Return to what was marked as sound; the numbers, the step among them, go on."""
+        self.restore(self.sound, self.progress)
 
 
 def save_checkpoint(state: State, folder: Path, about: Mapping[str, Any]) -> None:

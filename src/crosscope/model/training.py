@@ -6,9 +6,11 @@
        -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2],
    lambda and nu set once, when the phase begins, so that those terms have the asked shares.
 
-Of each phase the moving average of the weights with the lowest validation loss is kept. A batch is
-a function of the seed and the step's number alone, so that a killed run goes on exactly from its
-checkpoint. Wang et al., Nature Methods 16, 103 (2019), doi 10.1038/s41592-018-0239-0.
+Of each phase the moving average of the weights with the lowest validation loss is kept. Where an
+adversarial moment rings an alarm, the run goes back to the last sound one, and on with half the
+adversarial share and rates; the third time that phase ends. A batch is a function of the seed and
+the step's number alone, so that a killed run goes on exactly from its checkpoint.
+Wang et al., Nature Methods 16, 103 (2019), doi 10.1038/s41592-018-0239-0.
 """
 
 import copy
@@ -28,6 +30,7 @@ from torch.optim import Adam
 from crosscope.data.errors import InputError, ModelError, PairError
 from crosscope.data.registered import RegisteredPair
 from crosscope.data.sampling import Scaling, Split, cut_patches, measure_scaling, split_fields
+from crosscope.model.alarms import Alarm, find_alarms, measure_artefacts
 from crosscope.model.discriminator import Discriminator
 from crosscope.model.engine import choose_engine, find_device
 from crosscope.model.generator import build_generator
@@ -51,6 +54,7 @@ MOMENT_STEPS = 1000  # ... and at least one in so many steps
 SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
+ROLLBACKS = 3  # and the adversarial phase ends: a quarter of the share and rates did not help
 
 
 class TrainingError(InputError):
@@ -167,12 +171,22 @@ def train(
     with journal, plan.engine.in_use():
         for moment in _moments(state, plan, data, watch):
             line = moment | {"validation": validate(state, plan, held_out)}
-            keep_best(state, line["validation"], state.progress.phase)
+            alarms = judge(state, line["validation"], line["losses"])
+            line |= {"alarms": [asdict(alarm) for alarm in alarms], "rolled_back": bool(alarms)}
             journal.write(line, _examples(state, plan, held_out) if run else {})
+            if alarms:
+                roll_back(state, alarms, say)
+            else:
+                keep_best(state, line["validation"], state.progress.phase)
+                state.mark_sound()
             if run:
                 save_checkpoint(state, run / "checkpoints", about)
 
-    best = "adversarial" if "adversarial" in state.kept else "warm"
+    best = choose_kept(state)
+    if state.progress.rollbacks:
+        which = "its twin, without the adversarial part" if best == "warm" else "the last sound one"
+        times = f"{state.progress.rollbacks} of at most {ROLLBACKS} times"
+        say(f"The adversarial training was rolled back {times}: the model is {which}.")
     generator = copy.deepcopy(state.average)
     generator.load_state_dict(state.kept[best])
     twin = copy.deepcopy(state.average)
@@ -197,6 +211,8 @@ def train(
             "best_step": int(at_best.pop("step")),
             "validation": at_best,
             "shares": journal.lines[-1]["shares"],
+            "kept": best,
+            "rollbacks": state.progress.rollbacks,
         },
         log=tuple(journal.lines),
     )
@@ -212,7 +228,7 @@ def _moments(
     first = last = progress.step
     entered = time.monotonic()
     began = entered - progress.seconds
-    while done < 1:
+    while done < 1 and progress.rollbacks < ROLLBACKS:
         enter_phase(state, plan, done, data)
         set_rates(state, plan, done)
         source, target = draw_batch(data, plan, progress.step)
@@ -354,6 +370,7 @@ def train_step(
             (real > 0).float().mean() + (fake < 0).float().mean()
         ) / 2
         descend(losses["discriminator"], state.discriminator_optimiser)
+        progress.discriminator_steps += 1
 
     losses["mse"] = mse_loss(output, target)
     losses["ssim"] = ssim_loss(output, target, data_range=DATA_RANGE)
@@ -405,6 +422,7 @@ def enter_phase(state: State, plan: TrainingPlan, done: float, data: Data) -> No
         progress.adversarial_weight = 1.0
         progress.mse_weight = float(plan.mse_share * total / max(mse, SMALLEST))
         progress.ssim_weight = float(plan.ssim_share * total / max(ssim, SMALLEST))
+        state.mark_sound()
 
 
 @torch.no_grad()
@@ -426,28 +444,69 @@ def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
         part = (done - begin) / (end - begin)
         rate *= min(1.0, (state.progress.step + 1) / 50)
         rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
+    slower = 0.5**state.progress.rollbacks
     for group in state.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * slower
     for group in state.discriminator_optimiser.param_groups:
-        group["lr"] = plan.discriminator_rate
+        group["lr"] = plan.discriminator_rate * slower
 
 
 @torch.no_grad()
 def validate(state: State, plan: TrainingPlan, held_out: Data) -> dict[str, float]:
     """Measure the moving average on the held-out patches; `loss` is the phase's, less D's part."""
     sums = np.zeros(2)
+    outputs = []
     for first in range(0, len(held_out.source), plan.batch):
         source, target = (
             stack[first : first + plan.batch] for stack in (held_out.source, held_out.target)
         )
         output = plan.engine.run(state.average, source)
         ssim = ssim_loss(output, target, data_range=DATA_RANGE)
+        outputs.append(output)
         sums += len(source) * np.array([float(mse_loss(output, target)), float(ssim)])
     mse, ssim_term = (float(value) for value in sums / len(held_out.source))
     loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
     _require_finite({"validation loss": loss}, state.progress)
     psnr_db = 10 * math.log10(DATA_RANGE**2 / max(mse, SMALLEST))
-    return {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
+    figures = {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
+    return figures | measure_artefacts(torch.cat(outputs), held_out.target)
+
+
+def judge(
+    state: State, validation: Mapping[str, float], losses: Mapping[str, float]
+) -> tuple[Alarm, ...]:
+    """Return what is wrong with an adversarial training; before that phase nothing is."""
+    progress = state.progress
+    if "discriminator" in losses:
+        progress.discriminator_loss = min(progress.discriminator_loss, losses["discriminator"])
+    if progress.phase != "adversarial":
+        return ()
+    return find_alarms(
+        validation,
+        progress.best["warm"],
+        losses,
+        discriminator_steps=progress.discriminator_steps,
+        discriminator_loss=progress.discriminator_loss,
+    )
+
+
+def roll_back(state: State, alarms: Sequence[Alarm], say: Callable[[str], None]) -> None:
+    """Go back to the last sound moment, and on with half the adversarial share and half the rates.
+
+    The share, for it is what bends the images; the rates, for Adam's steps are no shorter where
+    the objective is smaller.
+    """
+    progress = state.progress
+    state.go_back()
+    progress.rollbacks += 1
+    progress.adversarial_weight /= 2
+    what = "; ".join(map(str, alarms))
+    remedies = ". ".join(dict.fromkeys(alarm.remedy for alarm in alarms))
+    if progress.rollbacks < ROLLBACKS:
+        then = "Back to the last sound weights, with half the adversarial share and rates"
+    else:
+        then = "The adversarial training ends here"
+    say(f"Step {progress.step}: {what}. {then}. {remedies}.")
 
 
 def keep_best(state: State, validation: Mapping[str, float], phase: str) -> None:
@@ -457,6 +516,17 @@ def keep_best(state: State, validation: Mapping[str, float], phase: str) -> None
         return
     best[phase] = {"step": progress.step, **validation}
     state.kept[phase] = copy.deepcopy(state.average.state_dict())
+
+
+def choose_kept(state: State) -> str:
+    """Name the phase whose weights the model gets: the adversarial one, where it was sound.
+
+    Where it had to be ended, only what came nearer to the target than the twin is of it.
+    """
+    if state.progress.rollbacks == ROLLBACKS:
+        best = state.progress.best
+        return max(state.kept, key=lambda phase: best[phase]["psnr_db"])
+    return "adversarial" if "adversarial" in state.kept else "warm"
 
 
 def _pixel_sizes_nm(
