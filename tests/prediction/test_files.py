@@ -95,6 +95,91 @@ def test_a_link_to_the_input_is_the_input(make_scaler: MakeScaler, tmp_path: Pat
         predict_files(make_scaler(), source, tmp_path / "link.tif", plan=PLAN, overwrite=True)
 
 
+def write_channels(path: Path, names: str = "ab") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(100, 300, (len(names), 16, 16)).astype(np.uint16)
+    image = Image(pixels, "cyx", (60.0, 60.0), channels=tuple(map(Channel, names)))
+    write_image(image, path)
+    return path
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_models_of_channels_give_a_composite(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    source, out = write_channels(tmp_path / "in" / "a.tif"), tmp_path / "out" / "b.ome.tif"
+    models = {"a": make_scaler(), "b": make_scaler()}
+    (entry,) = predict_files(models, source, out, plan=PLAN).outputs
+    assert names_in(out.parent) == ["b.ome.png", "b.ome.tif", "b.ome.tif.json"]
+    assert (out.parent / "b.ome.png").read_bytes().startswith(b"\x89PNG")
+    assert entry["composite"]["file"] == str(out.parent / "b.ome.png")
+    shown = json.loads((out.parent / "b.ome.tif.json").read_text())["outputs"][0]["composite"]
+    assert [(known["name"], known["colour"]) for known in shown["channels"]] == [
+        ("a", "#ff00ff"),
+        ("b", "#00ff00"),
+    ]
+    for known, plane in zip(shown["channels"], read_image(out).pixels, strict=True):
+        limits = np.percentile(plane, shown["percentiles"])
+        assert [known["low"], known["high"]] == pytest.approx(limits.tolist(), rel=1e-5)
+
+
+def test_a_folder_gets_a_composite_an_image(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    write_channels(tmp_path / "in" / "a.tif")
+    write_channels(tmp_path / "in" / "b.ome.tif")
+    write_channels(tmp_path / "in" / "c.tif", "ac")
+    models = {"a": make_scaler(), "b": make_scaler()}
+    predicted = predict_files(models, tmp_path / "in", tmp_path / "out", plan=PLAN)
+    assert [failure.path.name for failure in predicted.failures] == ["c.tif"]
+    assert names_in(tmp_path / "out") == ["a.png", "a.tif", "b.ome.png", "b.ome.tif"]
+
+
+def test_an_existing_picture_is_kept(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    source = write_channels(tmp_path / "a.tif")
+    (tmp_path / "b.png").write_text("mine")
+    models = {"a": make_scaler(), "b": make_scaler()}
+    with pytest.raises(OutputError, match=r"b\.png: exists already"):
+        predict_files(models, source, tmp_path / "b.tif", plan=PLAN)
+    assert names_in(tmp_path) == ["a.tif", "b.png"]
+    assert (tmp_path / "b.png").read_text() == "mine"
+    predict_files(make_scaler(), write(tmp_path / "c.tif"), tmp_path / "b.tif", plan=PLAN)
+    assert (tmp_path / "b.png").read_text() == "mine"  # one model draws none
+    predict_files(models, source, tmp_path / "b.tif", plan=PLAN, overwrite=True)
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_composite_is_whole_or_absent(
+    make_scaler: MakeScaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_channels(tmp_path / "a.tif")
+    written = Path.write_bytes
+
+    def full_disk(path: Path, content: bytes) -> int:
+        written(path, content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    models = {"a": make_scaler(), "b": make_scaler()}
+    with pytest.raises(OutputError, match="No space left"):
+        predict_files(models, source, tmp_path / "b.tif", plan=PLAN)
+    assert names_in(tmp_path) == ["a.tif", "b.tif"]
+    assert read_image(tmp_path / "b.tif").axes == "cyx"
+
+
+def test_an_empty_frame_is_told_in_the_sidecar(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(100, 300, (3, 16, 16)).astype(np.uint16)
+    frames[1] = 100
+    write_image(Image(frames, "tyx", (60.0, 60.0), time_step_s=3.0), tmp_path / "a.tif")
+    (entry,) = predict_files(
+        make_scaler(), tmp_path / "a.tif", tmp_path / "b.tif", plan=PLAN
+    ).outputs
+    assert "1 of 3 planes are empty" in entry["reasons"][0]
+    sharp = read_image(tmp_path / "b.tif")
+    assert (sharp.axes, sharp.time_step_s) == ("tyx", 3.0)
+    assert np.isfinite(sharp.pixels).all()
+    assert sharp.pixels[1] == pytest.approx(50, abs=0.02)
+
+
 def test_of_several_models_the_worst_fit_is_told(make_scaler: MakeScaler, tmp_path: Path) -> None:
     pixels = np.full((2, 16, 16), 120, np.uint16)
     image = Image(pixels, "cyx", (60.0, 60.0), channels=(Channel("a"), Channel("b")))

@@ -10,7 +10,14 @@ from crosscope.data.errors import DomainError, ImageError, InputError, ModelErro
 from crosscope.data.grids import resample
 from crosscope.data.images import Channel, Image
 from crosscope.model.model import Model
-from crosscope.prediction.images import PredictionPlan, fit_pixels, predict, predict_channels
+from crosscope.prediction.images import (
+    PredictionPlan,
+    find_empty,
+    fit_channels,
+    fit_pixels,
+    predict,
+    predict_channels,
+)
 
 MakeScaler = Callable[..., Model]
 PLAN = PredictionPlan(threads=1, precision="float32")
@@ -84,6 +91,52 @@ def test_channels_meet_their_models_in_their_order(make_scaler: MakeScaler) -> N
     assert sharp.channels == (Channel("FITC"), Channel("DAPI", "#0000ff"))
     assert sharp.pixels[1, 0] == close_to(expected(PLANE // 2, gain=3.0))
     assert sharp.pixels[1, 1] == close_to(expected(PLANE))
+
+
+def test_a_channel_is_found_whatever_its_case(make_scaler: MakeScaler) -> None:
+    channels = (Channel("DAPI"), Channel("TXRED", "#ff0000"))
+    image = image_of(np.stack([PLANE, PLANE // 2]), "cyx", channels=channels)
+    sharp = predict_channels({"TxRed": make_scaler()}, image, plan=PLAN)
+    assert sharp.channels == channels[1:]
+    assert sharp.pixels[0] == close_to(expected(PLANE // 2))
+
+
+def test_channels_that_fit_no_model_are_named_before_anything_is_done(
+    make_scaler: MakeScaler,
+) -> None:
+    image = image_of(np.stack([PLANE] * 2), "cyx", channels=tuple(map(Channel, "ab")))
+    told: list[float] = []
+    for models, error, reason in (
+        ({"a": make_scaler(), "x": make_scaler()}, ImageError, "no single channel 'x'.*a, b"),
+        (
+            {"a": make_scaler(), "b": make_scaler(source_nm=90.0)},
+            DomainError,
+            "channel b: .*--force",
+        ),
+    ):
+        with pytest.raises(error, match=reason):
+            predict_channels(models, image, plan=PLAN, watch=told.append)
+    with pytest.raises(InputError, match="one channel is chosen"):
+        fit_channels({"a": make_scaler()}, image, plan=PredictionPlan(channel="b"))
+    assert not told
+    fit = fit_channels({"a": make_scaler(source_nm=66.0)}, image, plan=PLAN)
+    assert fit.domain == "near"
+    assert fit.reasons[-1] == "channel b has no model and is left out"
+
+
+def test_empty_planes_are_told_and_predicted(make_scaler: MakeScaler) -> None:
+    stack = np.stack([PLANE, np.full_like(PLANE, 130), PLANE, np.full_like(PLANE, 0)])
+    sharp = predict(make_scaler(), image_of(stack, "tyx"), plan=PLAN)
+    assert sharp.pixels == close_to(np.stack([expected(plane) for plane in stack]))
+    (sentence,) = find_empty(image_of(stack, "tyx"))
+    assert sentence.startswith("2 of 4 planes are empty")
+    assert "t 1, t 3, counted from 0" in sentence
+    (sentence,) = find_empty(image_of(stack.reshape(2, 2, *PLANE.shape), "tcyx"))
+    assert "t 0 c 1, t 1 c 1" in sentence
+    assert find_empty(image_of(stack[1])) == ("it is empty: all its pixels are 130",)
+    assert find_empty(image_of(PLANE)) == ()
+    (sentence,) = find_empty(image_of(np.zeros((40, 4, 4), np.uint8), "zyx"))
+    assert "z 9, and more, counted" in sentence
 
 
 def test_models_of_unequal_grids_do_not_make_one_image(make_scaler: MakeScaler) -> None:

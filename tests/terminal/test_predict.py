@@ -183,6 +183,125 @@ def test_each_channel_gets_its_model_and_keeps_its_place(
     assert np.array_equal(pixels_of(tmp_path / "alone.tif"), sharp.pixels[0, 0])
 
 
+def write_stack(walk: Any, path: Path, names: tuple[str, ...] = ("DAPI", "FITC", "TxRed")) -> Path:
+    """Write an image of named channels, DAPI in grey-blue and the others without a colour."""
+    plane = pixels_of(walk.image)
+    channels = [cs.Channel(name, "#4060ff" if name == "DAPI" else None) for name in names]
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.stack([np.roll(plane, 9 * n) for n in range(len(names))])
+    cs.write_image(cs.Image(pixels, "cyx", (30.0, 30.0), channels=tuple(channels)), path)
+    return path
+
+
+def test_three_channels_become_one_image_and_a_picture(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    cell, out = write_stack(walk, tmp_path / "cell.tif"), tmp_path / "out" / "sharp.tif"
+    models = ",".join(f"{name}={walk.model}" for name in ("DAPI", "FITC", "TxRed"))
+    outcome = crosscope("predict", models, cell, out, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        *("sharp.png", "sharp.tif", "sharp.tif.json")
+    ]
+    sharp = cs.read_image(out)
+    assert sharp.pixel_size_nm == (30, 30)
+    assert [(known.name, known.colour) for known in sharp.channels] == [
+        ("DAPI", "#4060ff"),
+        ("FITC", None),
+        ("TxRed", None),
+    ]
+    shown = outcome.json["outputs"][0]["composite"]
+    assert shown["file"] == str(out.with_suffix(".png"))
+    assert [known["colour"] for known in shown["channels"]] == ["#4060ff", "#00ff00", "#ff00ff"]
+    again = crosscope("predict", models, cell, out, *QUICK)
+    assert again.code == 2
+    assert "exists already" in again.err
+    assert crosscope("predict", models, cell, out, *QUICK, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "models", "options", "reason", "code"),
+    [
+        (("DAPI", "FITC"), "DAPI=M,Cy5=M", (), "no single channel 'Cy5'", 2),
+        (("DAPI",), "DAPI=M,FITC=M,TxRed=M", (), "no single channel 'FITC'", 2),
+        (("DAPI", "FITC"), "M", (), "several channels (axes c=2", 2),
+        (("DAPI", "FITC"), "DAPI=M,DAPI=M", (), "a channel twice", 2),
+        (("DAPI", "FITC"), "DAPI=M,FITC=M", ("--channel", "DAPI"), "one channel is chosen", 2),
+        (("DAPI", "FITC"), "DAPI=M,FITC=M", ("--pixel-size-nm", "60"), "channel DAPI: its", 3),
+    ],
+)
+def test_channels_and_models_that_don_t_fit_are_told_in_one_line(
+    crosscope: Crosscope,
+    walk: Any,
+    tmp_path: Path,
+    names: tuple[str, ...],
+    models: str,
+    options: tuple[str, ...],
+    reason: str,
+    code: int,
+) -> None:
+    cell, out = write_stack(walk, tmp_path / "cell.tif", names), tmp_path / "out" / "sharp.tif"
+    asked = models.replace("M", str(walk.model))
+    outcome = crosscope("predict", asked, cell, out, *options, *QUICK, "--json")
+    assert outcome.code == code, outcome.err
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("crosscope: "))
+    assert reason in line
+    assert outcome.out == ""
+    assert not out.parent.exists()
+
+
+def test_models_of_other_target_pixels_make_no_image(
+    crosscope: Crosscope, walk: Any, double: Any, tmp_path: Path
+) -> None:
+    cell, out = write_stack(walk, tmp_path / "cell.tif"), tmp_path / "out" / "sharp.tif"
+    models = f"DAPI={walk.model},FITC={double.model}"
+    refused = crosscope("predict", models, cell, out, *QUICK)
+    assert refused.code == 3
+    assert "channel FITC: its pixels are 30 x 30 nm" in refused.err
+    assert not out.parent.exists()
+
+
+def test_a_channel_without_a_model_is_said_to_be_left_out(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    cell = write_stack(walk, tmp_path / "cell.tif")
+    models = f"dapi={walk.model},TxRed={walk.model}"
+    outcome = crosscope("predict", models, cell, tmp_path / "sharp.tif", *QUICK)
+    assert outcome.code == 0
+    assert "channel FITC has no model and is left out" in outcome.err
+    names = [known.name for known in cs.read_image(tmp_path / "sharp.tif").channels]
+    assert names == ["DAPI", "TxRed"]
+
+
+def test_a_time_lapse_with_an_empty_frame_is_done_and_told(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    plane = pixels_of(walk.image)
+    film = np.stack([plane, np.full_like(plane, 12), plane])
+    cs.write_image(cs.Image(film, "tyx", (30.0, 30.0), time_step_s=3.0), tmp_path / "film.tif")
+    out = tmp_path / "out" / "sharp.tif"
+    outcome = crosscope("predict", walk.model, tmp_path / "film.tif", out, *QUICK)
+    assert outcome.code == 0, outcome.err
+    assert "1 of 3 planes are empty, all pixels of one grey value: t 1" in outcome.err
+    sharp = cs.read_image(out)
+    assert (sharp.axes, sharp.time_step_s, len(sharp.pixels)) == ("tyx", 3.0, 3)
+    assert np.isfinite(sharp.pixels).all()
+    assert np.array_equal(sharp.pixels[0], sharp.pixels[2])
+    assert sorted(path.name for path in out.parent.iterdir()) == ["sharp.tif", "sharp.tif.json"]
+
+
+def test_a_simulated_time_lapse_is_predicted_frame_by_frame(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "sharp"
+    asked = ("--frames", "3", "--pairs", "1", "--size-px", "64")
+    assert crosscope("simulate", "confocal-sted", raw, *asked).code == 0
+    assert np.load(raw / "truth" / "0000_traces.npy").shape[1] == 3
+    assert crosscope("predict", walk.model, raw / "source", out, *QUICK).code == 0
+    sharp = cs.read_image(out / "0000.tif")
+    assert (sharp.axes, sharp.pixels.shape, sharp.time_step_s) == ("tyx", (3, 64, 64), 3.0)
+
+
 def test_a_folder_is_done_but_for_what_cannot_be(
     crosscope: Crosscope, walk: Any, tmp_path: Path
 ) -> None:

@@ -236,7 +236,7 @@ def select_channel(image: Image, *, channel: str | None = None) -> Image:
     ----------
     image : Image
     channel : str, optional
-        Needed where there are several.
+        Needed where there are several; "TxRed" also finds "TXRED" where that is the only one.
 
     Returns
     -------
@@ -253,6 +253,9 @@ def select_channel(image: Image, *, channel: str | None = None) -> Image:
     if channel is None and count > 1:
         reason = f"has several channels ({_layout(image)})"
         raise ImageError(image.name, reason, "Name one by --channel")
+    if channel is not None and channel not in names:
+        alike = [name for name in names if name.casefold() == channel.casefold()]
+        channel = alike[0] if len(alike) == 1 else channel
     if channel is not None and names.count(channel) != 1:
         reason = f"has no single channel {channel!r} ({_layout(image)})"
         raise ImageError(image.name, reason, "Name one of its channels by --channel")

@@ -1,4 +1,7 @@
-"""Model + file or folder -> the same kind, and a JSON sidecar that says how it was made."""
+"""Model + file or folder -> the same kind, and a JSON sidecar that says how it was made.
+
+Models of several channels give a colour composite, too: sharp.png beside sharp.tif.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from crosscope.data.errors import CrosscopeError, ImageError, OutputError
-from crosscope.data.files import require_free, write_json
-from crosscope.data.images import list_images, read_image, write_image
+from crosscope.data.files import require_free, write_json, writing
+from crosscope.data.images import Image, list_images, read_image, select_channel, write_image
 from crosscope.model.model import Model
+from crosscope.prediction.composite import PERCENTILES, Composite, draw_composite
 from crosscope.prediction.images import (
     PredictionPlan,
     fastest_engine,
+    find_empty,
+    fit_channels,
     fit_pixels,
     predict,
     predict_channels,
@@ -60,7 +66,8 @@ def predict_files(
     """Predict a file, or every image of a folder, and write OUTPUT and OUTPUT.json.
 
     In a folder what can be done is done; the rest is listed. Each image appears under its final
-    name when it is complete, the sidecar last.
+    name when it is complete, the sidecar last. With a model for each channel, every output has a
+    colour composite beside it, of its name but for .png; the sidecar says how it shows them.
 
     Raises
     ------
@@ -78,6 +85,8 @@ def predict_files(
         raise ImageError(source, reason, "Rename one of them")
     if not folder and output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(output, "is not the name of a TIFF file", "End it in .ome.tif")
+    if not folder and not isinstance(models, Model):
+        require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
     outputs, failures = [], []
     for n, file in enumerate(files):
         to = output / f"{file.stem}.tif" if folder else output
@@ -115,19 +124,24 @@ def _predict_file(
 ) -> dict[str, Any]:
     began = time.monotonic()
     image = read_image(source)
-    each = [models] if isinstance(models, Model) else list(models.values())
-    fits = [fit_pixels(model, plan.sized(image), force=plan.force) for model in each]
-    fit = max(fits, key=lambda fit: fit.off)
-    engine = fastest_engine(each[0], image, threads=plan.threads, precision=plan.precision)
-    plan = replace(plan, threads=engine.threads, precision=engine.precision)
     hashes: str | dict[str, str | None] | None
+    composite = None
     if isinstance(models, Model):
+        image = select_channel(image, channel=plan.channel)
+        fit = fit_pixels(models, plan.sized(image), force=plan.force)
+        plan = _settled(plan, models, image)
         result = predict(models, image, plan=plan, watch=watch)
         hashes = models.sha256
     else:
+        fit = fit_channels(models, image, plan=plan)
+        plan = _settled(plan, next(iter(models.values())), image)
         result = predict_channels(models, image, plan=plan, watch=watch)
         hashes = {name: model.sha256 for name, model in models.items()}
+        composite = draw_composite(result)
     write_image(result, output, overwrite=overwrite)
+    if composite:
+        with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
+            part.write_bytes(composite.png)
     return {
         "input": str(source),
         "output": str(output),
@@ -136,8 +150,25 @@ def _predict_file(
         "pixel_size_nm": result.pixel_size_nm,
         "domain": fit.domain,
         "verdict": None,
-        "reasons": [*fit.reasons, *image.assumed],
+        "reasons": [*fit.reasons, *find_empty(image), *image.assumed],
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(plan).items() if value is not None},
         "versions": {name: version(name) for name in ("crosscope", "torch", "numpy")},
+        **(_shown(composite, output) if composite else {}),
+    }
+
+
+def _settled(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
+    """Return the plan with threads and precision, by measurement where they are left open."""
+    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
+    return replace(plan, threads=engine.threads, precision=engine.precision)
+
+
+def _shown(composite: Composite, output: Path) -> dict[str, Any]:
+    return {
+        "composite": {
+            "file": str(output.with_suffix(".png")),
+            "percentiles": PERCENTILES,
+            "channels": [asdict(channel) for channel in composite.channels],
+        }
     }

@@ -9,7 +9,7 @@ import torch
 
 from crosscope.data.errors import DomainError, ImageError, InputError, ModelError
 from crosscope.data.grids import resample
-from crosscope.data.images import Image, require_finite, select_channel
+from crosscope.data.images import Channel, Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine, choose_engine, find_device
 from crosscope.model.model import Model
@@ -157,8 +157,11 @@ def predict_channels(
 ) -> Image:
     """Apply to each named channel its own model, and put the results together again.
 
+    Channels without a model are left out; each output channel keeps its name and colour.
+
     Raises, beside what `predict` raises, ModelError where the models give different pixel grids.
     """
+    fit_channels(models, image, plan=plan)
     results = [
         predict(
             model,
@@ -179,6 +182,61 @@ def predict_channels(
         axes=first.axes[:axis] + "c" + first.axes[axis:],
         channels=tuple(channel for result in results for channel in result.channels),
     )
+
+
+def fit_channels(models: Mapping[str, Model], image: Image, *, plan: PredictionPlan) -> Fit:
+    """Compare each model with its channel before any is applied.
+
+    Returns
+    -------
+    Fit
+        The worst; its reasons name the channels that have no model, too.
+
+    Raises
+    ------
+    ImageError
+        A channel is not there.
+    DomainError
+        As `fit_pixels`, naming the channel.
+    InputError
+        The plan names a channel, too.
+    """
+    if plan.channel is not None:
+        remedy = "Leave --channel out, or pass one model only"
+        raise InputError(plan.channel, "one channel is chosen, and models for each", remedy)
+    fits, served = [], set[Channel]()
+    for name, model in models.items():
+        channel = plan.sized(select_channel(image, channel=name))
+        served |= set(channel.channels)
+        named = replace(channel, name=f"{image.name}, channel {name}")
+        fits.append(fit_pixels(model, named, force=plan.force))
+    worst = max(fits, key=lambda fit: fit.off)
+    left_out = tuple(
+        f"channel {channel.name} has no model and is left out"
+        for channel in image.channels
+        if channel not in served
+    )
+    return replace(worst, reasons=worst.reasons + left_out)
+
+
+def find_empty(image: Image) -> tuple[str, ...]:
+    """Say which planes hold nothing, all their pixels being equal: worth a word, not an error.
+
+    Returns
+    -------
+    tuple of str
+        One sentence or none; planes are counted from 0 along t, c and z, ten are named.
+    """
+    lowest, highest = image.pixels.min(axis=(-2, -1)), image.pixels.max(axis=(-2, -1))
+    empty = np.argwhere(lowest == highest)
+    if not len(empty):
+        return ()
+    if not lowest.ndim:
+        return (f"it is empty: all its pixels are {lowest:g}",)
+    at = [" ".join(map("{} {}".format, image.axes, place)) for place in empty[:10]]
+    more = ", and more" if len(empty) > len(at) else ""
+    count = f"{len(empty)} of {lowest.size} planes are empty, all pixels of one grey value"
+    return (f"{count}: {', '.join(at)}{more}, counted from 0",)
 
 
 def fit_pixels(model: Model, image: Image, *, force: bool = False) -> Fit:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from crosscope.data.files import writing
+from crosscope.prediction.composite import bar_length, show_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +53,9 @@ def draw_fields(panels: Sequence[Panel], path: Path, *, overwrite: bool = False)
     )
     for n, panel in enumerate(panels):
         top, left, side = _densest(panel)
-        sharp_range = _range(panel.images["target"]) if "target" in panel.images else None
+        sharp_range = show_range(panel.images["target"]) if "target" in panel.images else None
         for m, (title, image) in enumerate(panel.images.items()):
-            low, high = sharp_range if sharp_range and title == "output" else _range(image)
+            low, high = sharp_range if sharp_range and title == "output" else show_range(image)
             crop = image[top : top + side, left : left + side]
             for row, shown in ((2 * n, image), (2 * n + 1, crop)):
                 axis = axes[row][m]
@@ -71,11 +72,6 @@ def draw_fields(panels: Sequence[Panel], path: Path, *, overwrite: bool = False)
         figure.savefig(part, dpi=110, format="png")
 
 
-def _range(image: Float[np.ndarray, "y x"]) -> tuple[float, float]:
-    low, high = (float(value) for value in np.percentile(image, (1, 99.8)))
-    return low, max(high, low + 1e-9 * max(1.0, abs(low)))
-
-
 def _densest(panel: Panel) -> tuple[int, int, int]:
     """Return top, left and side of the square to be magnified."""
     image = panel.images.get("target", next(iter(panel.images.values())))
@@ -85,7 +81,7 @@ def _densest(panel: Panel) -> tuple[int, int, int]:
 
 def densest(image: Float[np.ndarray, "y x"], shape: tuple[int, int]) -> tuple[int, int]:
     """Return top and left of the part, so large, that holds most light above the background."""
-    low, high = _range(image)
+    low, high = show_range(image)
     light = np.clip((image - low) / (high - low), 0, 1) > 0.25
     total = np.pad(np.cumsum(np.cumsum(light, axis=0), axis=1), ((1, 0), (1, 0)))
     y, x = shape
@@ -95,15 +91,11 @@ def densest(image: Float[np.ndarray, "y x"], shape: tuple[int, int]) -> tuple[in
 
 
 def _draw_bar(axis: "Axes", shape: tuple[int, ...], pixel_size_nm: float) -> None:
-    """Draw a bar of 1, 2 or 5 times a power of ten, at most a third of the width."""
-    width_um = shape[1] * pixel_size_nm / 1000
-    power = 10.0 ** np.floor(np.log10(width_um / 3))
-    length_um = power * max((step for step in (2, 5) if step * power <= width_um / 3), default=1)
-    share = length_um / width_um
+    """Draw the scale bar into the lower right corner."""
+    share, label = bar_length(shape[1] * pixel_size_nm)
     axis.plot(
         [0.95 - share, 0.95], [0.05, 0.05], color="white", linewidth=3, transform=axis.transAxes
     )
-    label = f"{length_um:g} µm" if length_um >= 1 else f"{1000 * length_um:g} nm"
     axis.text(
         0.95 - share / 2,
         0.07,
