@@ -208,6 +208,16 @@ def test_a_crossing_is_linear_and_what_rises_again_is_not_followed() -> None:
     assert "never rises" in str(find_resolution(weak, threshold=three_sigma).reason)
 
 
+def test_two_high_rings_after_the_crossing_do_not_hide_it() -> None:
+    frequency = np.arange(1, 41) / 80
+    correlation = np.where(np.arange(40) < 20, 0.9, 0.0)
+    correlation[[23, 24]] = 0.6
+    curve = RingCorrelation(frequency, correlation, np.full(40, 200.0), np.full(40, 0.02))
+    resolution = find_resolution(curve)
+    assert resolution.period_px is not None, resolution.reason
+    assert frequency[19] <= 1 / resolution.period_px <= frequency[25]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -410,6 +410,10 @@ def _crossings(
             if above[k + 1 : end].any():
                 continue
             excess = _falling(correlation[:end], curve.samples[:end]) - limit[:end]
+            # a few high rings there must not lift the curve's end over the threshold
+            while excess[-1] >= 0 and end < above.size and not above[end]:
+                end += 1
+                excess = _falling(correlation[:end], curve.samples[:end]) - limit[:end]
             held = np.flatnonzero(excess >= 0)
             if not held.size:
                 crossing = 0.0
