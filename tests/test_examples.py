@@ -1,0 +1,33 @@
+"""Every recipe of the simulated systems, walked through on very little: that it works, no more."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+import crosscope as cs
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = {"training": 3, "test": 1, "size_px": 128, "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [
+        ("beads_confocal_to_sted", "confocal-sted-beads"),
+        ("nuclei_by_transfer", "confocal-sted-nuclei"),
+    ],
+)
+def test_a_recipe_ends_in_figures_and_a_model_with_its_card(
+    recipe: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    size = importlib.import_module("recipes").Size(**TINY)
+    figures = importlib.import_module(recipe).walk(tmp_path, size, 1000)
+    json.dumps(figures, allow_nan=False)
+    made = cs.Model.load(tmp_path / f"{model}.zip")
+    assert made.training["steps"] in (TINY["steps"], 1)
+    assert made.card["recipe"] == f"{recipe}.py"
+    assert "psnr_db" in made.card["figures"]
+    assert list(tmp_path.glob("report*/report.html"))
