@@ -20,7 +20,7 @@ class Size:
     training: int = 16  # pairs
     test: int = 8
     size_px: int = 512
-    steps: int = 12000  # about 20 core-minutes
+    steps: int = 6000  # about 20 core-minutes
 
 
 SMALL = Size(training=3, test=1, size_px=192, steps=6)

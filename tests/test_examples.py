@@ -17,6 +17,8 @@ TINY = {"training": 3, "test": 1, "size_px": 128, "steps": 3}
     [
         ("beads_confocal_to_sted", "confocal-sted-beads"),
         ("nuclei_by_transfer", "confocal-sted-nuclei"),
+        ("widefield_three_channels", "widefield-20x-txred"),
+        ("tirf_to_sim_time_lapse", "tirf-sim-filaments"),
     ],
 )
 def test_a_recipe_ends_in_figures_and_a_model_with_its_card(
