@@ -69,7 +69,8 @@ def test_registered_shifts_are_those_that_were_simulated(walk: Any) -> None:
 
 def test_train_says_what_it_reached_and_leaves_a_log(walk: Any) -> None:
     said = walk.results["train"]
-    assert set(said) == {"model", "steps", "seconds", "best_step", "validation", "shares"}
+    names = {"model", "steps", "seconds", "best_step", "validation", "shares"}
+    assert set(said) == names | {"kept", "rollbacks"}
     assert said["steps"] == 20
     assert set(said["shares"]) == {"adversarial", "mse", "ssim"}
     assert sum(said["shares"].values()) == pytest.approx(1)

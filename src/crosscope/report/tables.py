@@ -61,9 +61,9 @@ def _agreement(part: str) -> list[Column]:
     return [
         Column(f"{part}.psnr_db", "PSNR, dB", 1),
         Column(f"{part}.psnr_plain_db", "PSNR unfitted, dB", 1),
-        Column(f"{part}.ssim", "SSIM", 3),
+        Column(f"{part}.ssim", "SSIM", 4),
         Column(f"{part}.ms_ssim", "MS-SSIM", 3),
-        Column(f"{part}.nrmse", "NRMSE", 3),
+        Column(f"{part}.nrmse", "NRMSE", 4),
         Column(f"{part}.pearson", "Pearson correlation", 3),
     ]
 
@@ -192,9 +192,9 @@ def _holds(report: Any, column: Column) -> bool:
 
 FIELD_FIGURES = {
     "psnr_db": ("PSNR, dB", 1),
-    "ssim": ("SSIM", 3),
+    "ssim": ("SSIM", 4),
     "ms_ssim": ("MS-SSIM", 3),
-    "nrmse": ("NRMSE", 3),
+    "nrmse": ("NRMSE", 4),
     "pearson": ("Pearson", 3),
     "squirrel_rsp": ("SQUIRREL RSP", 3),
 }

@@ -497,6 +497,8 @@ def models(json: AsJson = False) -> None:
     if json:
         show_json({"models": known})
         return
+    if not known:
+        say("None comes with this version: train one, or run a recipe of examples/.")
     for model in known:
         sizes = " to ".join(
             f"{model[key][0]:g}" for key in ("pixel_size_nm", "target_pixel_size_nm")
