@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from crosscope.data.registration.pair import register as register
     from crosscope.data.transforms import Bend as Bend
     from crosscope.data.transforms import Transform as Transform
+    from crosscope.model.catalogue import list_models as list_models
     from crosscope.model.curve import measure_learning_curve as measure_learning_curve
     from crosscope.model.engine import Engine as Engine
-    from crosscope.model.library import list_models as list_models
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
     from crosscope.model.plan import paper_plan as paper_plan
@@ -86,9 +86,9 @@ _HOMES = {
     "data.registration.folder": "RegistrationPlan register_files",
     "data.registration.pair": "register",
     "data.transforms": "Bend Transform",
+    "model.catalogue": "list_models",
     "model.curve": "measure_learning_curve",
     "model.engine": "Engine",
-    "model.library": "list_models",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
     "model.training": "Moment TrainingError train",

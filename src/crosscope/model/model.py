@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from crosscope.data.errors import ModelError
 from crosscope.data.files import sha256, writing
 from crosscope.data.sampling import Scaling
+from crosscope.model.catalogue import find_model
 from crosscope.model.generator import build_generator
-from crosscope.model.library import find_model
 from crosscope.model.reach import Reach
 
 VERSION = 1

@@ -6,9 +6,9 @@ import pytest
 import crosscope as cs
 from crosscope.data.errors import ModelError
 from crosscope.data.sampling import Scaling
-from crosscope.model import library
+from crosscope.model import catalogue
+from crosscope.model.catalogue import SHIPPED, find_model, list_models
 from crosscope.model.generator import build_generator
-from crosscope.model.library import SHIPPED, find_model, list_models
 from crosscope.model.model import Model
 from crosscope.model.reach import Reach
 
@@ -21,7 +21,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of one model in place of those that come with the program."""
     folder = tmp_path / "shipped"
     folder.mkdir()
-    monkeypatch.setattr(library, "SHIPPED", folder)
+    monkeypatch.setattr(catalogue, "SHIPPED", folder)
     Model(
         network="fast",
         base=2,

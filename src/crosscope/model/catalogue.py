@@ -41,13 +41,10 @@ def find_model(name: Path | str) -> Path:
 def _describe(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         about = json.loads(archive.read("model.json"))
-    return {
+    return about["card"] | {
         "name": path.stem,
-        "source": about["card"]["source"],
-        "target": about["card"]["target"],
-        "sample": about["card"]["sample"],
         "pixel_size_nm": about["source_pixel_size_nm"],
         "target_pixel_size_nm": about["target_pixel_size_nm"],
         "parameters": about["parameters"],
         "bytes": path.stat().st_size,
-    } | about["card"]
+    }
