@@ -71,6 +71,7 @@ def test_the_papers_plan_has_the_papers_values() -> None:
 def test_the_papers_plan_can_be_changed() -> None:
     plan = paper_plan(steps=500, base=16, seed=3)
     assert (plan.steps, plan.minutes, plan.base, plan.seed) == (500, None, 16, 3)
+    assert plan.discriminator_base == 16
     assert paper_plan(minutes=3.0).minutes == 3
     with pytest.raises(InputError, match="base"):
         paper_plan(base=0)

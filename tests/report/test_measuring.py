@@ -90,6 +90,8 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure("frc", Image(hole, "yx", (NM, NM)))
     with pytest.raises(ImageError, match="square"):
         measure("psf", Image(beads().pixels, "yx", (NM, 2 * NM)))
+    with pytest.raises(ImageError, match="the first image of"):
+        measure("frc", beads(), Image(beads(1).pixels, "yx", (2 * NM, 2 * NM)))
 
 
 @pytest.mark.parametrize("what", ["psf", "pairs", "frc", "decorrelation", "spectrum"])

@@ -125,19 +125,21 @@ class TrainingPlan:
 def paper_plan(**changes: Any) -> TrainingPlan:
     """Return the paper's plan: its generator and discriminator, patches, batches and rates.
 
-    64 px patches in batches of 12, Adam at 1e-4 and 1e-5 held constant. The short regression
-    start is ours: the twin comes from it.
+    64 px patches in batches of 12, Adam at 1e-4 and 1e-5 held constant; 64 channels after the
+    first layer of both networks, or as many as `base` says. The short regression start is ours:
+    the twin comes from it.
     """
+    base = changes.pop("base", 64)
     budget = {key: changes.pop(key) for key in ("minutes", "steps") if key in changes}
     paper = TrainingPlan(
         network="paper",
-        base=64,
+        base=base,
         batch=12,
         learning_rate=1e-4,
         discriminator_rate=1e-5,
         decay=False,
         warm_share=0.1,
-        discriminator_base=64,
+        discriminator_base=base,
         ema=0.999,
         **budget,
     )

@@ -149,7 +149,10 @@ def _frc(report: Any) -> Chart:
         y_label="Correlation",
         horizontal={"1/7": 1 / 7},
     )
-    words = "The resolution is the inverse of the frequency where the curve falls below 1/7."
+    words = (
+        "Of one field, the median by PSNR. The resolution is the inverse of the frequency where "
+        "the curve falls below 1/7."
+    )
     return Chart(title, svg, words)
 
 

@@ -127,7 +127,10 @@ def evaluate(
     """
     if not pairs:
         raise PairError("pairs", "there are none to evaluate", "Run crosscope register first")
-    notes = [*NOTES, *filter(None, (_require_fit(model, pair) for pair in pairs))]
+    notes = list(NOTES)
+    unsized = [pair.name for pair in pairs if not _require_fit(model, pair)]
+    if unsized:
+        notes.append(f"Without a pixel size, the model's was taken: {', '.join(unsized)}.")
     given = [
         _Given(
             pair,
@@ -260,14 +263,14 @@ def _exact(image: Image) -> Float32[np.ndarray, "y x"]:
     return np.asarray(image.pixels, np.float32)
 
 
-def _require_fit(model: Model, pair: RegisteredPair) -> str | None:
-    """Refuse a pair of other pixel sizes than the model's; say so where they are not known."""
+def _require_fit(model: Model, pair: RegisteredPair) -> bool:
+    """Refuse a pair of other pixel sizes than the model's; return whether it has any."""
     if pair.source_pixel_size_nm is None or pair.target.pixel_size_nm is None:
-        return f"{pair.name} has no pixel size: the model's was taken"
+        return False
     made = (*model.source_pixel_size_nm, *model.target_pixel_size_nm)
     have = tuple(size for sizes in pair.pixel_sizes_nm for size in sizes)
     if np.allclose(have, made, rtol=0.02):
-        return None
+        return True
     reason = f"has source and target pixels of {have} nm, the model was made for {made}"
     raise PairError(pair.name, reason, "Evaluate on pairs of the model's instruments")
 

@@ -118,7 +118,7 @@ def measure(
     InputError
         There is no such measure, or it takes another number of images.
     ImageError
-        Pixels that are not finite numbers, or pixels that are not square.
+        Pixels that are not finite numbers, that are not square, or of two sizes.
     """
     measures: dict[str, Callable[..., Measurement]] = {
         "psf": _psf,
@@ -138,6 +138,10 @@ def measure(
     size = pixel_size_nm or image.pixel_size_nm
     if size and not np.isclose(size[0], size[1], rtol=0.02):
         raise ImageError(image.name, f"has pixels of {size} nm", "Resample it to square pixels")
+    other_size = other.pixel_size_nm if other else None
+    if other and size and other_size and not np.allclose(size, other_size, rtol=0.02):
+        reason = f"has pixels of {other_size} nm, the first image of {size} nm"
+        raise ImageError(other.name, reason, "Bring both to one grid: crosscope register")
     planes = [_plane(each) for each in (image, other) if each is not None]
     unit, scale = ("nm", float(np.sqrt(size[0] * size[1]))) if size else ("px", 1.0)
     return measures[what](*planes, unit=unit, scale=scale)
