@@ -13,11 +13,11 @@ BEADS = View("confocal-sted", "beads")
 
 def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Train, judge on held-out fields, and keep model and report in `out`."""
-    learnt = learn(BEADS, size, seed)
+    learnt = learn(BEADS, size, seed, out / "run")
     learnt.report.save(out / "report", overwrite=True)
     model = with_card(learnt, BEADS, recipe=Path(__file__).name, seed=seed, size=size)
     model.save(out / "confocal-sted-beads.zip", overwrite=True, half=True)
-    return figures_of(learnt.report)
+    return figures_of(learnt)
 
 
 if __name__ == "__main__":

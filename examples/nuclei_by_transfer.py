@@ -2,16 +2,17 @@
 
     python examples/nuclei_by_transfer.py [OUT] [--small] [--seed N]
 
-The bead model is judged on nuclei; then nuclei pairs train it further (`train --init`), beside a
-model from nothing and one of beads and nuclei mixed, all by the same budget. A learning curve tells
-how many pairs are worth taking.
+The bead model that comes with the program is judged on nuclei; then nuclei pairs train it further
+(`train --init`), beside a model from nothing, both by a part of a whole training's budget, and
+beside one of beads and nuclei mixed, by all of it. A learning curve tells how many pairs are worth
+taking.
 """
 
 from pathlib import Path
 from typing import Any
 
 from beads_confocal_to_sted import BEADS
-from recipes import Size, View, figures_of, judge, learn, run, take, with_card
+from recipes import Size, View, figures_of, judge, learn, run, take, train, with_card
 
 import crosscope as cs
 
@@ -21,17 +22,18 @@ SHARE = 4  # the transfer has this part of the budget, as has what it is compare
 
 def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Show the failure, the transfer, and what it is worth."""
-    beads = learn(BEADS, size, seed).model
+    beads = cs.Model.load("confocal-sted-beads")
     failure = judge(beads, NUCLEI, size, seed)
     budget: dict[str, Any] = {"steps": max(1, size.steps // SHARE)}
-    transferred = learn(NUCLEI, size, seed, init=beads, **budget)
-    from_nothing = learn(NUCLEI, size, seed, **budget)
-    mixed = learn(NUCLEI, size, seed, also=BEADS)
-    mixed_on_beads = judge(mixed.model, BEADS, size, seed)
+    transferred = learn(NUCLEI, size, seed, out / "run-transferred", init=beads, **budget)
+    from_nothing = learn(NUCLEI, size, seed, out / "run-from-nothing", **budget)
 
-    pairs, _ = take(NUCLEI, pairs=size.training, size_px=size.size_px, seed=2 * seed)
-    plan = cs.TrainingPlan(seed=seed, **budget)
-    curve = cs.measure_learning_curve(pairs, plan, transferred.model, init=beads).training[
+    nuclei, _ = take(NUCLEI, pairs=size.training, size_px=size.size_px, seed=2 * seed)
+    half = size.training // 2
+    both = nuclei[half:] + take(BEADS, pairs=half, size_px=size.size_px, seed=2 * seed)[0]
+    mixed = train(both, size, seed, out / "run-mixed")
+    plan = cs.TrainingPlan(seed=seed, threads=size.threads, **budget)
+    curve = cs.measure_learning_curve(nuclei, plan, transferred.model, init=beads).training[
         "learning_curve"
     ]
     for name, learnt in (("failure", failure), ("transferred", transferred)):
@@ -39,11 +41,11 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     model = with_card(transferred, NUCLEI, recipe=Path(__file__).name, seed=seed, size=size)
     model.save(out / "confocal-sted-nuclei.zip", overwrite=True, half=True)
     return {
-        "bead model on nuclei": figures_of(failure.report),
-        "transferred": figures_of(transferred.report),
-        "from nothing": figures_of(from_nothing.report),
-        "mixed, on nuclei": figures_of(mixed.report),
-        "mixed, on beads": figures_of(mixed_on_beads.report),
+        "bead model on nuclei": figures_of(failure),
+        "transferred": figures_of(transferred),
+        "from nothing": figures_of(from_nothing),
+        "mixed, on nuclei": figures_of(judge(mixed, NUCLEI, size, seed)),
+        "mixed, on beads": figures_of(judge(mixed, BEADS, size, seed)),
         "learning curve": curve,
     }
 

@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy import ndimage
+
 import crosscope as cs
+from crosscope.data.registered import crop_like
+from crosscope.metrics.spectrum import radial_spectrum
+from crosscope.report.figures import find_sample
+
+WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
+LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class Size:
     test: int = 8
     size_px: int = 512
     steps: int = 6000  # about 20 core-minutes
+    threads: int | None = None  # by measurement
 
 
 SMALL = Size(training=3, test=1, size_px=192, steps=6)
@@ -55,7 +65,7 @@ class Learnt:
 
 
 def take(
-    view: View, *, pairs: int, size_px: int, seed: int
+    view: View, *, pairs: int, size_px: int, seed: int, **simulation: Any
 ) -> tuple[list[cs.RegisteredPair], dict[str, cs.Image]]:
     """Simulate raw pairs, register them, and return them with their truth."""
     registered, truth = [], {}
@@ -66,6 +76,7 @@ def take(
         pairs=pairs,
         size_px=size_px,
         seed=seed,
+        **simulation,
     )
     for pair in simulated:
         raw = cs.RawPair(f"{view.sample}-{seed}-{pair.name}", pair.source, pair.target)
@@ -79,29 +90,59 @@ def take(
 
 
 def learn(
-    view: View,
+    view: View, size: Size, seed: int, run: Path, *, init: cs.Model | None = None, **plan: Any
+) -> Learnt:
+    """Train on one seed's pairs and judge on the next's."""
+    pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=2 * seed)
+    return judge(train(pairs, size, seed, run, init=init, **plan), view, size, seed)
+
+
+def train(
+    pairs: list[cs.RegisteredPair],
     size: Size,
     seed: int,
+    run: Path,
     *,
-    also: View | None = None,
     init: cs.Model | None = None,
     **plan: Any,
-) -> Learnt:
-    """Train on one seed and judge on the next; `also` is a second sample to train on."""
-    pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=2 * seed)
-    if also is not None:
-        half = size.training // 2
-        others, _ = take(also, pairs=half, size_px=size.size_px, seed=2 * seed)
-        pairs = pairs[: size.training - half] + others
-    steps = plan.pop("steps", size.steps)
-    model = cs.train(pairs, cs.TrainingPlan(steps=steps, seed=seed, **plan), init=init, say=print)
-    return judge(model, view, size, seed)
+) -> cs.Model:
+    """Train, or go on where an earlier call with this folder was cut off."""
+    chosen = cs.TrainingPlan(**{"steps": size.steps, "threads": size.threads, "seed": seed} | plan)
+    begun = any((run / "checkpoints").glob("step-*"))
+    return cs.train(pairs, chosen, run=run, init=init, resume=begun, say=print)
 
 
 def judge(model: cs.Model, view: View, size: Size, seed: int) -> Learnt:
     """Measure a model on the pairs of an odd seed."""
     test, truth = take(view, pairs=size.test, size_px=size.size_px, seed=2 * seed + 1)
     return Learnt(model, cs.evaluate(model, test, truth=truth), test, truth)
+
+
+def compare_starts(
+    learnt: cs.RegisteredPair,
+    judged: cs.RegisteredPair,
+    *,
+    start: str,
+    minutes: float,
+    **plan: Any,
+) -> dict[str, Any]:
+    """Train on one part of a real field and judge on another, from nothing and from a model.
+
+    `start` names one that comes with the program; each way has a sixth of the minutes, and all.
+    """
+    found = {}
+    for name, init in (("nothing", None), (start, cs.Model.load(start))):
+        for budget in (minutes / 6, minutes):
+            chosen = cs.TrainingPlan(minutes=budget, **plan)
+            model = cs.train([learnt], chosen, init=init, say=print)
+            # the learnt part beside it: there Richardson-Lucy's count is chosen
+            field = cs.evaluate(model, [learnt, judged]).fields[1]
+            found[f"from {name}, {budget:g} min"] = {
+                "steps": model.training["steps"],
+                "psnr_db": field["psnr_db"],
+                "ssim": field["ssim"],
+            }
+    return found
 
 
 def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size) -> cs.Model:
@@ -129,10 +170,68 @@ def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size)
     )
 
 
-def figures_of(report: cs.Report) -> dict[str, Any]:
+def figures_of(learnt: Learnt) -> dict[str, Any]:
     """Return the figures that the tables of docs/systems.md are made of."""
+    summary = learnt.report.summary
     kept = ("psnr_db", "ssim", "fwhm_nm", "spots", "resolved_nm", "background", "sample")
-    return {key: report.summary[key] for key in kept if key in report.summary}
+    return {key: summary[key] for key in kept if key in summary} | {
+        "signal_to_noise": signal_to_noise(learnt.report),
+        "spectrum": spectrum_error(learnt),
+        "training": {
+            key: learnt.model.training[key] for key in ("steps", "kept", "rollbacks", "shares")
+        },
+    }
+
+
+def signal_to_noise(report: cs.Report) -> dict[str, float]:
+    """Return (s - b) / n: s of the brightest structures, b and n the background's level and SD.
+
+    s is the 99th percentile inside structures, the background what is farther from any than the
+    source's blur reaches; medians over the report's views; empty where no background is left.
+    """
+    reach_px = (report.summary["kernel_fwhm_nm"] or 0.0) / report.summary["pixel_size_nm"]
+    found: dict[str, list[float]] = {}
+    for view in report.views:
+        inside = find_sample(view.images["output"] - view.error)
+        outside = ndimage.distance_transform_edt(~inside) > reach_px
+        if inside.sum() < LEAST_PX or outside.sum() < LEAST_PX:
+            continue
+        for method, image in view.images.items():
+            rise = np.percentile(image[inside], 99) - image[outside].mean()
+            found.setdefault(method, []).append(float(rise / image[outside].std()))
+    return {method: float(np.median(ratios)) for method, ratios in found.items()}
+
+
+def spectrum_error(learnt: Learnt) -> dict[str, float | None]:
+    """Return how far the output's radial power is from the truth's where that is above the noise.
+
+    As a share of the truth's: the median and the largest over the frequencies; the noise is that of
+    the target, which is the truth with noise.
+    """
+    spectra = learnt.report.json["spectra"]
+    frequency = np.array(spectra["frequency_per_um"])
+    output, target = (np.array(spectra["power"][method]) for method in ("output", "target"))
+    truth = np.mean([power_of_truth(learnt, pair, frequency) for pair in learnt.test], axis=0)
+    noise = np.median((target - truth)[frequency > 0.9 * frequency[-1]])
+    seen = (frequency < WITHIN * frequency[-1]) & np.logical_and.accumulate(truth > noise)
+    if not seen.any():
+        return {"median": None, "largest": None, "up_to_per_um": None}
+    off = np.abs(output[seen] / truth[seen] - 1)
+    return {
+        "median": float(np.median(off)),
+        "largest": float(off.max()),
+        "up_to_per_um": float(frequency[seen][-1]),
+    }
+
+
+def power_of_truth(
+    learnt: Learnt, pair: cs.RegisteredPair, frequency_per_um: np.ndarray
+) -> np.ndarray:
+    """Return the radial power of what is true of a pair's target, at some frequencies."""
+    truth = crop_like(learnt.truth[pair.name], pair)
+    _, size_nm = pair.pixel_sizes_nm
+    found = radial_spectrum(truth.pixels.astype(np.float64), pixel_size_nm=size_nm)
+    return np.interp(frequency_per_um, found.frequency_per_um, found.power)
 
 
 def run(walk: Callable[[Path, Size, int], Mapping[str, Any]], doc: str | None, name: str) -> None:

@@ -29,11 +29,11 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Train both models, judge them, and follow pits."""
     figures = {}
     for view in (PITS, FILAMENTS):
-        learnt = learn(view, size, seed)
+        learnt = learn(view, size, seed, out / f"run-{view.sample}")
         learnt.report.save(out / f"report-{view.sample}", overwrite=True)
         model = with_card(learnt, view, recipe=Path(__file__).name, seed=seed, size=size)
         model.save(out / f"tirf-sim-{view.sample}.zip", overwrite=True, half=True)
-        figures[view.sample] = figures_of(learnt.report)
+        figures[view.sample] = figures_of(learnt)
     pits = cs.Model.load(out / "tirf-sim-pits.zip")
     return figures | {"time-lapse": follow(pits, size, seed)}
 

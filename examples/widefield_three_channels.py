@@ -12,38 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recipes import Learnt, Size, View, figures_of, learn, run, with_card
+from recipes import Size, View, figures_of, judge, learn, run, with_card
 
 import crosscope as cs
-from crosscope.data.registered import crop_like
-from crosscope.metrics.spectrum import radial_spectrum
 
 CHANNELS = {
     "dapi": View("widefield-20x", "nuclei", "dapi"),
     "fitc": View("widefield-20x", "filaments", "fitc"),
     "txred": View("widefield-20x", "actin", "txred"),
 }
-WITHIN_PER_UM = 1.5  # of the spectra: 325 nm pixels end at 1.54
 
 
 def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Train three models, judge each, cross them over, and predict all channels at once."""
-    learnt = {name: learn(view, size, seed) for name, view in CHANNELS.items()}
+    learnt = {name: learn(view, size, seed, out / f"run-{name}") for name, view in CHANNELS.items()}
     for name, one in learnt.items():
         one.report.save(out / f"report-{name}", overwrite=True)
         model = with_card(one, CHANNELS[name], recipe=Path(__file__).name, seed=seed, size=size)
         model.save(out / f"widefield-20x-{name}.zip", overwrite=True, half=True)
     predict_together(out, size, seed)
     crossed = {
-        f"txred model on {name}": figures_of(
-            cs.evaluate(learnt["txred"].model, learnt[name].test, truth=learnt[name].truth)
-        )
+        f"txred model on {name}": judge(learnt["txred"].model, CHANNELS[name], size, seed)
         for name in ("dapi", "fitc")
     }
-    return {
-        name: figures_of(one.report) | {"spectrum": spectrum_error(one)}
-        for name, one in learnt.items()
-    } | crossed
+    return {name: figures_of(one) for name, one in (learnt | crossed).items()}
 
 
 def predict_together(out: Path, size: Size, seed: int) -> None:
@@ -70,38 +62,6 @@ def predict_together(out: Path, size: Size, seed: int) -> None:
     cs.write_image(together, out / "cell.ome.tif", overwrite=True)
     models = {name: cs.Model.load(out / f"widefield-20x-{name}.zip") for name in CHANNELS}
     cs.predict_files(models, out / "cell.ome.tif", out / "sharp.ome.tif", overwrite=True)
-
-
-def spectrum_error(learnt: Learnt) -> dict[str, float | None]:
-    """Return how far the output's radial power is from the truth's where that is above the noise.
-
-    As a share of the truth's: the median and the largest over the frequencies; the noise is that of
-    the target, which is the truth with noise.
-    """
-    spectra = learnt.report.json["spectra"]
-    frequency = np.array(spectra["frequency_per_um"])
-    output, target = (np.array(spectra["power"][method]) for method in ("output", "target"))
-    truth = np.mean([power_of_truth(learnt, pair, frequency) for pair in learnt.test], axis=0)
-    noise = np.median((target - truth)[frequency > 0.9 * frequency[-1]])
-    seen = (frequency < WITHIN_PER_UM) & np.logical_and.accumulate(truth > noise)
-    if not seen.any():
-        return {"median": None, "largest": None, "up_to_per_um": None}
-    off = np.abs(output[seen] / truth[seen] - 1)
-    return {
-        "median": float(np.median(off)),
-        "largest": float(off.max()),
-        "up_to_per_um": float(frequency[seen][-1]),
-    }
-
-
-def power_of_truth(
-    learnt: Learnt, pair: cs.RegisteredPair, frequency_per_um: np.ndarray
-) -> np.ndarray:
-    """Return the radial power of what is true of a pair's target, at some frequencies."""
-    truth = crop_like(learnt.truth[pair.name], pair)
-    _, size_nm = pair.pixel_sizes_nm
-    found = radial_spectrum(truth.pixels.astype(np.float64), pixel_size_nm=size_nm)
-    return np.interp(frequency_per_um, found.frequency_per_um, found.power)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,199 @@
+"""The slides' systems in full, and what the choices are worth -> results/systems.json.
+
+    python benchmarks/systems.py [OUT] [--only NAME ...] [--jobs 2]
+
+Every line of the tables is a job of its own with one thread, `--jobs` of them side by side. What is
+done isn't done again, and a job that was cut off goes on where it was: together they take about
+nine core-hours. OUT keeps models and reports, by default in `systems`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe_machine
+
+import crosscope as cs
+from crosscope.data.transforms import IDENTITY
+from crosscope.model.plan import paper_plan
+from crosscope.optics.misregistration import Misregistration
+from crosscope.optics.systems import simulate
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import beads_confocal_to_sted
+import nuclei_by_transfer
+import tirf_to_sim_time_lapse
+import widefield_three_channels
+from beads_confocal_to_sted import BEADS
+from nuclei_by_transfer import NUCLEI
+from recipes import Size, View, figures_of, judge, take, train
+
+RESULT = Path(__file__).parent / "results" / "systems.json"
+FULL = Size(threads=1)
+HALF = replace(FULL, steps=FULL.steps // 2)  # of the ablations
+SEED, SEEDS = 1000, (1000, 1001, 1002)
+FILAMENTS = View("confocal-sted", "filaments")
+PIXEL_NM = 30.0
+PAPER_STEPS = 650  # of base 16: what the ablations' budget allows
+LINE_PHOTONS = 170 / 16  # of one line average: 16 are what the simulated STED has by default
+
+Job = Callable[[Path], dict[str, Any]]
+
+
+def share_of_adversary(percent: float) -> dict[str, Any]:
+    """Return the plan's changes that give the adversarial term this share of L(G; D)."""
+    rest = (1 - percent / 100) / 2
+    return {"mse_share": rest, "ssim_share": rest}
+
+
+PAPER = {key: value for key, value in asdict(paper_plan(base=16)).items() if key != "seed"}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "MSE and SSIM only": {"warm_share": 1.0},
+    **{f"adversarial {percent} %": share_of_adversary(percent) for percent in (1, 5, 10, 90)},
+    "paper": PAPER | {"minutes": None, "steps": PAPER_STEPS, "threads": 1},
+}
+
+
+def jobs() -> dict[str, Job]:
+    """Name everything that is measured."""
+    return {
+        "beads-1000": partial(recipe, beads_confocal_to_sted, seed=1000),
+        "widefield-1000": partial(recipe, widefield_three_channels, seed=SEED),
+        "tirf-1000": partial(recipe, tirf_to_sim_time_lapse, seed=SEED),
+        "nuclei-1000": partial(recipe, nuclei_by_transfer, seed=SEED),
+        "beads-1001": partial(recipe, beads_confocal_to_sted, seed=1001),
+        "beads-1002": partial(recipe, beads_confocal_to_sted, seed=1002),
+        **{
+            f"{name}, seed {seed}": partial(ablate, name, seed)
+            for seed in SEEDS
+            for name in ABLATIONS
+        },
+        **{f"{lines} line averages": partial(average, lines) for lines in (1, 4)},
+        **{f"{px} px misregistered": partial(misregister, px) for px in (0.0, 0.1, 0.3, 1.0)},
+        **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, FILAMENTS)},
+    }
+
+
+def recipe(module: Any, out: Path, seed: int) -> dict[str, Any]:
+    """Walk a recipe of `examples/`."""
+    figures: dict[str, Any] = module.walk(out, FULL, seed)
+    return figures
+
+
+def ablate(name: str, seed: int, out: Path) -> dict[str, Any]:
+    """Train the bead model with another objective, or the paper's network and plan."""
+    return trained_on(beads(seed), seed, out, **ABLATIONS[name])
+
+
+def average(lines: int, out: Path) -> dict[str, Any]:
+    """Train on targets of so many line averages."""
+    pairs = beads(SEED, target_photons=lines * LINE_PHOTONS)
+    return trained_on(pairs, SEED, out)
+
+
+def misregister(px: float, out: Path) -> dict[str, Any]:
+    """Train on pairs that were left so many target px apart, RMS, and not registered."""
+    # each component is uniform within plus or minus this
+    left = Misregistration(shift_nm=px * PIXEL_NM * np.sqrt(1.5))
+    simulated = simulate(
+        BEADS.system,
+        sample=BEADS.sample,
+        pairs=HALF.training,
+        size_px=HALF.size_px,
+        seed=2 * SEED,
+        misregistration=left,
+    )
+    pairs = [
+        cs.RegisteredPair(
+            name=each.name,
+            source=each.source.with_pixels(each.source.pixels.astype(np.float32), axes="yx"),
+            target=each.target,
+            transform=IDENTITY,
+            origin_yx_px=(0, 0),
+            source_pixel_size_nm=each.source.pixel_size_nm,
+            residual_px=None,
+            correlation_before=None,
+            correlation_after=None,
+        )
+        for each in simulated
+    ]
+    return trained_on(pairs, SEED, out)
+
+
+def mix(other: View, out: Path) -> dict[str, Any]:
+    """Train on as many pairs, half of them of another sample."""
+    half = HALF.training // 2
+    others, _ = take(other, pairs=half, size_px=HALF.size_px, seed=2 * SEED)
+    return trained_on(beads(SEED)[half:] + others, SEED, out)
+
+
+def beads(seed: int, **simulation: Any) -> list[cs.RegisteredPair]:
+    """Return the registered pairs that the bead recipe trains on."""
+    return take(BEADS, pairs=HALF.training, size_px=HALF.size_px, seed=2 * seed, **simulation)[0]
+
+
+def trained_on(pairs: list[cs.RegisteredPair], seed: int, out: Path, **plan: Any) -> dict[str, Any]:
+    """Train on these pairs by half the budget, and judge on the bead recipe's test fields."""
+    return figures_of(judge(train(pairs, HALF, seed, out / "run", **plan), BEADS, HALF, seed))
+
+
+def main() -> None:
+    """Do what is not done, and gather what is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("systems"))
+    parser.add_argument("--only", nargs="*", help="names, or how they begin")
+    parser.add_argument("--jobs", type=int, default=2)
+    asked = parser.parse_args()
+    names = [name for name in jobs() if not asked.only or name.startswith(tuple(asked.only))]
+    with ProcessPoolExecutor(
+        asked.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        running = {pool.submit(do, name, asked.out): name for name in names}
+        for done in as_completed(running):
+            done.result()
+            gather(asked.out)
+
+
+def do(name: str, out: Path) -> None:
+    """Do one job, unless it is done, and write what it found beside what it made."""
+    folder = out / name.replace(" %", "").replace(",", "").replace(" ", "-")
+    result = folder / "result.json"
+    if result.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", buffering=1) as log, redirect_stdout(log):
+        began = time.process_time()
+        figures = jobs()[name](folder)
+    took = {"name": name, "cpu_s_since_last_start": time.process_time() - began}
+    part = result.with_suffix(".part")
+    part.write_text(json.dumps(took | {"figures": figures}))
+    part.replace(result)
+
+
+def gather(out: Path) -> None:
+    """Write results/systems.json from all that is done."""
+    found = {result["name"]: result for result in results(out)}
+    ordered = {name: found[name] for name in jobs() if name in found}
+    RESULT.write_text(json.dumps({"machine": describe_machine(), "jobs": ordered}, indent=1) + "\n")
+
+
+def results(out: Path) -> Iterator[dict[str, Any]]:
+    """Yield what was written by every job."""
+    for path in out.glob("*/result.json"):
+        yield json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    main()

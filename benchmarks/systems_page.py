@@ -1,0 +1,259 @@
+"""results/systems.json -> the tables and the plot of docs/systems.md, between its marks.
+
+python benchmarks/systems_page.py
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+RESULT = Path(__file__).parent / "results" / "systems.json"
+PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
+PLOT = PAGE.parent / "systems" / "pairs.png"
+METHODS = {
+    "input": "input",
+    "bicubic": "bicubic",
+    "lucy_richardson": "Richardson-Lucy",
+    "nnls": "non-negative least squares",
+    "twin": "twin",
+    "output": "output",
+    "target": "target",
+}
+Figures = Mapping[str, Any]
+
+
+def main() -> None:
+    """Write every table for which there are figures."""
+    jobs = {name: job["figures"] for name, job in json.loads(RESULT.read_text())["jobs"].items()}
+    tables = {
+        "beads": by_method([jobs[f"beads-{seed}"] for seed in (1000, 1001, 1002)]),
+        "wide-field": wide_field(jobs["widefield-1000"]),
+        "crossed": crossed(jobs["widefield-1000"]),
+        "nuclei": nuclei(jobs["nuclei-1000"]),
+        "curve": curve(jobs["nuclei-1000"]["learning curve"]),
+        "pits": by_method([jobs["tirf-1000"]["pits"]]),
+        "filaments": by_method([jobs["tirf-1000"]["filaments"]]),
+        "lapse": lapse(jobs["tirf-1000"]["time-lapse"]),
+        "ablation": ablation(jobs),
+        "pairs": pairs(jobs),
+        "noise": noise(jobs),
+    }
+    text = PAGE.read_text()
+    for name, rows in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        text = before + "\n".join([begin, "", *rows, "", end]) + rest.partition(end)[2]
+    PAGE.write_text(text)
+    plot_pairs(jobs)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table; None is a dash."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join("-" if x is None else str(x) for x in line) + " |" for line in lines]
+
+
+def at(figures: Figures, path: str, form: str = ".1f") -> str | None:
+    """Return what lies at "psnr_db.output.median", or None where there is nothing."""
+    value: Any = figures
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else format(value, form)
+
+
+def over(several: Sequence[Figures], path: str, form: str = ".1f") -> str | None:
+    """Return the median over several runs of what lies at a path."""
+    found = [float(text) for one in several if (text := at(one, path, ".9g")) is not None]
+    return format(statistics.median(found), form) if found else None
+
+
+def by_method(several: Sequence[Figures]) -> list[str]:
+    """Return the figures of every method."""
+    rows = []
+    for method, title in METHODS.items():
+        if method not in several[0]["psnr_db"]:
+            continue
+        width, sd = (over(several, f"fwhm_nm.{method}.{key}") for key in ("median", "sd"))
+        rows.append(
+            [
+                title,
+                over(several, f"psnr_db.{method}.median"),
+                over(several, f"ssim.{method}.median", ".4f"),
+                width and f"{width} ± {sd}",
+                over(several, f"spots.{method}.f1", ".3f"),
+                over(several, f"spots.{method}.missed", ".1%"),
+                over(several, f"spots.{method}.invented", ".1%"),
+                over(several, f"resolved_nm.{method}", ".0f"),
+            ]
+        )
+    head = ["", "PSNR, dB", "SSIM", "FWHM, nm", "F1", "missed", "invented", "pairs from, nm"]
+    return table(head, rows)
+
+
+def wide_field(figures: Figures) -> list[str]:
+    """Return the channels' figures."""
+    methods = ("bicubic", "lucy_richardson", "nnls", "output", "target")
+    rows = []
+    for channel in ("dapi", "fitc", "txred"):
+        found = figures[channel]
+        rows.append(
+            [
+                channel.upper(),
+                *(at(found, f"psnr_db.{method}.median") for method in methods),
+                at(found, "spectrum.median", ".0%"),
+                at(found, "spectrum.largest", ".0%"),
+                at(found, "spectrum.up_to_per_um", ".2f"),
+                at(found, "background.nrmse.bicubic.median", ".4f"),
+                at(found, "background.nrmse.output.median", ".4f"),
+            ]
+        )
+    head = [f"PSNR, dB, {METHODS[m]}" if n == 0 else METHODS[m] for n, m in enumerate(methods)]
+    spectrum = ["spectrum off, median", "largest", "up to, per um"]
+    return table(["", *head, *spectrum, "background error, bicubic", "output"], rows)
+
+
+def crossed(figures: Figures) -> list[str]:
+    """Return what the TxRed model makes of channels that it was not made for."""
+    rows = [
+        [
+            name.upper(),
+            at(figures[name], "psnr_db.bicubic.median"),
+            at(figures[name], "psnr_db.lucy_richardson.median"),
+            at(figures[f"txred model on {name}"], "psnr_db.output.median"),
+            at(figures[name], "psnr_db.output.median"),
+        ]
+        for name in ("dapi", "fitc")
+    ]
+    return table(["PSNR, dB", "bicubic", "Richardson-Lucy", "TxRed's model", "its own model"], rows)
+
+
+def nuclei(figures: Figures) -> list[str]:
+    """Return what the bead model, the transfer and the mixture are worth."""
+    rows: list[list[str | None]] = []
+    for name in ("bead model on nuclei", "transferred", "from nothing", "mixed, on nuclei"):
+        found = figures[name]
+        rows.append(
+            [name, at(found, "psnr_db.output.median"), at(found, "ssim.output.median", ".4f")]
+        )
+    for method in ("lucy_richardson", "input", "target"):
+        found = figures["transferred"]
+        rows.append(
+            [
+                METHODS[method],
+                at(found, f"psnr_db.{method}.median"),
+                at(found, f"ssim.{method}.median", ".4f"),
+            ]
+        )
+    return table(["nuclei", "PSNR, dB", "SSIM"], rows)
+
+
+def curve(points: Sequence[Figures]) -> list[str]:
+    """Return the learning curve."""
+    rows = [[point["pairs"], at(point, "psnr_db", ".2f")] for point in points]
+    return table(["pairs", "validation PSNR, dB"], rows)
+
+
+def lapse(figures: Figures) -> list[str]:
+    """Return how well lone pits are followed."""
+    row = [
+        figures["pits"],
+        at(figures, "correlation", ".4f"),
+        at(figures, "correlation_low", ".4f"),
+        at(figures, "flicker_truth", ".4f"),
+        at(figures, "flicker_output", ".4f"),
+    ]
+    head = ["pits", "correlation, median", "5th percentile", "flicker, truth", "flicker, output"]
+    return table(head, [row])
+
+
+ABLATIONS = [
+    "MSE and SSIM only",
+    *(f"adversarial {percent} %" for percent in (1, 5, 10, 90)),
+    "paper",
+]
+
+
+def ablation(jobs: Mapping[str, Figures]) -> list[str]:
+    """Return the objectives' medians over their seeds."""
+    return table(
+        HEAD,
+        [_row(name, [jobs[f"{name}, seed {s}"] for s in (1000, 1001, 1002)]) for name in ABLATIONS],
+    )
+
+
+HEAD = ["", "PSNR, dB", "SSIM", "spectrum off", "FWHM, nm", "F1", "invented", "pairs from, nm"]
+
+
+def _row(name: str, several: Sequence[Figures]) -> list[str | None]:
+    return [
+        name,
+        over(several, "psnr_db.output.median"),
+        over(several, "ssim.output.median", ".4f"),
+        over(several, "spectrum.median", ".1%"),
+        over(several, "fwhm_nm.output.median"),
+        over(several, "spots.output.f1", ".3f"),
+        over(several, "spots.output.invented", ".2%"),
+        over(several, "resolved_nm.output", ".0f"),
+    ]
+
+
+PLAIN = "adversarial 90 %, seed 1000"  # what averages, misregistration and mixture are held against
+
+
+def series(jobs: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Return the ways to take pairs, in the order of the table."""
+    return {
+        **{f"{n} line averages": jobs[f"{n} line averages"] for n in (1, 4)},
+        "16 line averages, registered, beads only": jobs[PLAIN],
+        **{f"{px} px misregistered": jobs[f"{px} px misregistered"] for px in (0.0, 0.1, 0.3, 1.0)},
+        **{f"half {s}": jobs[f"beads with {s}"] for s in ("nuclei", "filaments")},
+    }
+
+
+def pairs(jobs: Mapping[str, Figures]) -> list[str]:
+    """Return what the pairs' quality does to the bead model."""
+    return table(HEAD, [_row(name, [found]) for name, found in series(jobs).items()])
+
+
+def plot_pairs(jobs: Mapping[str, Figures]) -> None:
+    """Draw the same as bars."""
+    found = series(jobs)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    panels = {"psnr_db.output.median": "PSNR, dB", "fwhm_nm.output.median": "FWHM, nm"}
+    for axis, (path, title) in zip(axes, (panels | {"spots.output.f1": "F1"}).items(), strict=True):
+        values = [float(at(one, path, ".9g") or "nan") for one in found.values()]
+        axis.plot(values, range(len(values)), "o", color="#0072b2")
+        axis.set_xlabel(title)
+        axis.grid(axis="y", color="0.9")
+    axes[0].set_yticks(range(len(found)), list(found))
+    axes[0].invert_yaxis()
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT, dpi=110)
+
+
+def noise(jobs: Mapping[str, Figures]) -> list[str]:
+    """Return the ratio of signal to noise of input, output and target."""
+    systems = {
+        "confocal to STED, beads": jobs["beads-1000"],
+        "confocal to STED, nuclei": jobs["nuclei-1000"]["transferred"],
+        **{
+            f"wide-field 10x to 20x, {c.upper()}": jobs["widefield-1000"][c]
+            for c in ("dapi", "fitc", "txred")
+        },
+        **{f"TIRF to TIRF-SIM, {s}": jobs["tirf-1000"][s] for s in ("pits", "filaments")},
+    }
+    methods = ("input", "lucy_richardson", "output", "target")
+    rows = [
+        [name, *(at(found, f"signal_to_noise.{method}", ".0f") for method in methods)]
+        for name, found in systems.items()
+    ]
+    return table(["(s - b) / n", *(METHODS[method] for method in methods)], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Real microtubules, wide-field to STORM: learnt on the left of one field, judged on the right.
+
+    python examples/real_storm.py [OUT] [--minutes 3]
+
+Takes `../shared/data/microtubule_widefield_storm`; where that folder is absent it says so and
+stops. The STORM image shows a part of the wide-field one, five times as fine: registration finds
+it. Then a model from nothing and one that starts from simulated filaments, `tirf-sim-filaments`,
+have the same time to learn.
+
+A STORM image is made of single molecules: much of it is chance, and no PSNR against it is high.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from recipes import compare_starts
+
+import crosscope as cs
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SOURCE_NM, TARGET_NM = 96.8, 19.36  # the files say nothing
+
+
+def main() -> None:
+    """Read the arguments and walk the path."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("real_storm"))
+    parser.add_argument("--minutes", type=float, default=3.0)
+    asked = parser.parse_args()
+    if not DATA.is_dir():
+        print(f"Skipped: the real images are not in {DATA}")
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    figures = walk(asked.minutes)
+    (asked.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def walk(minutes: float) -> dict[str, object]:
+    """Register, train from both starts, and return the figures of the right half."""
+    folder = DATA / "microtubule_widefield_storm"
+    (raw,) = cs.read_pairs(
+        folder / "microtubule_widefield.tif",
+        folder / "microtubule_STORM.tif",
+        source_pixel_size_nm=SOURCE_NM,
+        target_pixel_size_nm=TARGET_NM,
+    )
+    pair = cs.register(raw)
+    columns = pair.target.pixels.shape[1]
+    left = replace(cs.take_part(pair, axis=1, start=0, stop=columns // 2), name="left half")
+    right = replace(cs.take_part(pair, axis=1, start=columns // 2, stop=columns), name="right half")
+    return {
+        "shift_px": pair.shift_px,
+        "residual_px": pair.residual_px,
+        "starts": compare_starts(left, right, start="tirf-sim-filaments", minutes=minutes),
+    }
+
+
+if __name__ == "__main__":
+    main()
