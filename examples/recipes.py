@@ -19,6 +19,7 @@ from crosscope.metrics.spectrum import radial_spectrum
 from crosscope.report.figures import find_sample
 
 WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
+CARD_METHODS = ("input", "lucy_richardson", "output", "target")
 LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 
 
@@ -106,10 +107,16 @@ def train(
     init: cs.Model | None = None,
     **plan: Any,
 ) -> cs.Model:
-    """Train, or go on where an earlier call with this folder was cut off."""
+    """Train, or go on where an earlier call with this folder was cut off.
+
+    The model is what its file gives back, its weights rounded to half precision: what is judged is
+    what is kept.
+    """
     chosen = cs.TrainingPlan(**{"steps": size.steps, "threads": size.threads, "seed": seed} | plan)
     begun = any((run / "checkpoints").glob("step-*"))
-    return cs.train(pairs, chosen, run=run, init=init, resume=begun, say=print)
+    model = cs.train(pairs, chosen, run=run, init=init, resume=begun, say=print)
+    model.save(run / "model.zip", overwrite=True, half=True)
+    return cs.Model.load(run / "model.zip")
 
 
 def judge(model: cs.Model, view: View, size: Size, seed: int) -> Learnt:
@@ -148,8 +155,6 @@ def compare_starts(
 def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size) -> cs.Model:
     """Return the model with its card: what it was trained on, its figures and its limits."""
     source, target = view.modalities
-    summary = learnt.report.summary
-    kept = ("psnr_db", "ssim", "fwhm_nm", "spots", "resolved_nm")
     return replace(
         learnt.model,
         card={
@@ -158,7 +163,7 @@ def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size)
             "sample": view.sample,
             "trained_on": f"simulated pairs: {size.training} fields of {size.size_px} px, the "
             f"system {view.system} of `crosscope simulate`, seed {2 * seed}",
-            "figures": {key: summary[key] for key in kept if key in summary},
+            "figures": card_figures(learnt.report.summary),
             "judged_on": f"{size.test} simulated fields of seed {2 * seed + 1}, against the truth",
             "limits": [
                 "Trained on simulated images only: nothing here says that it is right on yours. "
@@ -168,6 +173,22 @@ def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size)
             "recipe": recipe,
         },
     )
+
+
+def card_figures(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the medians that a card tells, of the methods that users compare."""
+    told: dict[str, dict[str, float | None]] = {
+        name: {method: summary[name][method]["median"] for method in CARD_METHODS}
+        for name in ("psnr_db", "ssim", "fwhm_nm")
+    }
+    for name in ("f1", "invented"):
+        told[name] = {method: summary["spots"][method][name] for method in CARD_METHODS}
+    told["resolved_nm"] = {method: summary["resolved_nm"][method] for method in CARD_METHODS}
+    return {
+        name: {method: round(value, 4) for method, value in values.items() if value is not None}
+        for name, values in told.items()
+        if any(value is not None for value in values.values())
+    }
 
 
 def figures_of(learnt: Learnt) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 import crosscope as cs
-from crosscope.terminal.description import describe, read_accepted
+from crosscope.terminal.description import describe, lines_of, read_accepted
 from crosscope.terminal.display import progress_of, say, show_json, summary_table
 from crosscope.terminal.quickstart import travel
 
@@ -479,12 +479,7 @@ def info(
     if json:
         show_json(known)
         return
-    for key, value in known.items():
-        if isinstance(value, list) and value and isinstance(value[0], str):
-            for sentence in value:
-                typer.echo(f"{key}: {sentence}")
-        else:
-            typer.echo(f"{key}: {value}")
+    typer.echo("\n".join(lines_of(known)))
 
 
 @command

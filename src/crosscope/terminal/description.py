@@ -1,5 +1,6 @@
 """Path -> what the program understands of it, under the names of the JSON."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,29 @@ def describe(path: Path) -> dict[str, Any]:
     if path.suffix == ".zip" or (not path.exists() and str(path) in _names()):
         return _describe_model(path)
     return _describe_image(cs.read_image(path))
+
+
+def lines_of(known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a description for a reader: what is known, one thing a line, parts indented."""
+    for key, value in known.items():
+        if value is None or value == [] or value == {}:
+            continue
+        if isinstance(value, Mapping):
+            if any(isinstance(part, Mapping | list) for part in value.values()):
+                yield f"{key}:"
+                yield from (f"  {line}" for line in lines_of(value))
+            else:
+                yield f"{key}: " + ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+        elif isinstance(value, list) and isinstance(value[0], str):
+            yield from (f"{key}: {sentence}" for sentence in value)
+        else:
+            yield f"{key}: {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "none" if value is None else str(value)
 
 
 def _names() -> list[str]:
@@ -74,6 +98,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "pixel_size_nm": model.target_pixel_size_nm,
         "channels": [],
         "assumed": [],
+        "card": dict(model.card),
         "network": f"{model.network}, base {model.base}",
         "parameters": model.parameters,
         "source_pixel_size_nm": model.source_pixel_size_nm,
@@ -84,6 +109,5 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "twin": model.twin is not None,
         "fields": [f"{seen.name} ({seen.part})" for seen in model.fields],
         "training": dict(model.training),
-        "card": dict(model.card),
         "sha256": model.sha256,
     }
