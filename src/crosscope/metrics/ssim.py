@@ -62,8 +62,21 @@ def ssim(
     if min(image.shape) <= 2 * _RADIUS_PX:
         size = f"{image.shape[0]} x {image.shape[1]} px"
         raise ImageError(size, "is smaller than the 11 x 11 px of SSIM's window", "Widen the field")
+    return mean_similarity(similarity_map(image, reference, data_range=data_range), inside)
+
+
+def similarity_map(
+    image: Float[np.ndarray, "y x"], reference: Float[np.ndarray, "y x"], *, data_range: float
+) -> Float[np.ndarray, "_y _x"]:
+    """Return the structural similarity pixel by pixel, 5 px from the border: see `ssim`."""
     luminance, contrast = _similarities(image, reference, data_range)
-    similarity = luminance * contrast
+    return luminance * contrast
+
+
+def mean_similarity(
+    similarity: Float[np.ndarray, "_y _x"], inside: Bool[np.ndarray, "y x"] | None = None
+) -> float:
+    """Return a map's mean over the field or a part of it; NaN where that is empty: see `ssim`."""
     if inside is not None:
         similarity = similarity[_without_border(inside)]
     return float(similarity.mean()) if similarity.size else math.nan
@@ -123,12 +136,12 @@ def _similarities(
     return luminance, contrast
 
 
-def _local_mean(values: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "y-10 x-10"]:
+def _local_mean(values: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "_y _x"]:
     filtered: Float[np.ndarray, "y x"] = gaussian_filter(values, 1.5, radius=_RADIUS_PX)
     return _without_border(filtered)
 
 
-def _without_border(values: Shaped[np.ndarray, "y x"]) -> Shaped[np.ndarray, "y-10 x-10"]:
+def _without_border(values: Shaped[np.ndarray, "y x"]) -> Shaped[np.ndarray, "_y _x"]:
     return values[_RADIUS_PX:-_RADIUS_PX, _RADIUS_PX:-_RADIUS_PX]
 
 

@@ -60,7 +60,7 @@ SAMPLES: dict[str, Sample] = {
 CHANNELS = {  # emission in nm, colour, the sample that is usually stained so
     "dapi": (461.0, "#0000ff", "nuclei"),
     "fitc": (519.0, "#00ff00", "filaments"),
-    "txred": (615.0, "#ff0000", "actin"),
+    "txred": (615.0, "#ff00ff", "actin"),
 }
 SYSTEMS = ("confocal-sted", "widefield-20x", "tirf-sim")
 

@@ -28,7 +28,7 @@ from crosscope.metrics.frc import (
 )
 from crosscope.metrics.interval import bootstrap_interval
 from crosscope.metrics.squirrel import measure_squirrel
-from crosscope.metrics.ssim import ms_ssim, ssim
+from crosscope.metrics.ssim import mean_similarity, ms_ssim, similarity_map
 
 Grey = Float[np.ndarray, "y x"]
 FIDELITY = ("psnr_db", "ssim", "ms_ssim", "nrmse", "pearson")
@@ -107,8 +107,9 @@ def measure_field(
     kernel_fwhm_px : float or None
         Of the blur that leads from the target to the source, for SQUIRREL.
     """
-    whole = _fidelity(measured, None)
     sample = find_sample(measured.reference)
+    background = _far_from(sample, kernel_fwhm_px)
+    whole, *parts = _fidelity(measured, (None, sample, background))
     entry: dict[str, Any] = {
         "name": measured.name,
         "size_px": list(measured.reference.shape),
@@ -116,8 +117,9 @@ def measure_field(
         **whole.values,
     }
     reasons = dict(whole.reasons)
-    for part, inside in (("sample", sample), ("background", _far_from(sample, kernel_fwhm_px))):
-        table = _fidelity(measured, inside)
+    for part, inside, table in zip(
+        ("sample", "background"), (sample, background), parts, strict=True
+    ):
         entry[part] = table.values | {"pixels": int(inside.sum()), "reasons": table.reasons}
     for table in (
         _plain(measured),
@@ -146,36 +148,49 @@ def _far_from(
     return np.broadcast_to(away_px > max(2.0, kernel_fwhm_px or 0.0), sample.shape)
 
 
-def _fidelity(measured: Field, inside: Bool[np.ndarray, "y x"] | None) -> _Table:
-    """Compare every method, after a fit of gain and offset, with the reference."""
-    table = _Table()
+def _fidelity(measured: Field, parts: Sequence[Bool[np.ndarray, "y x"] | None]) -> list[_Table]:
+    """Compare every method, after a fit of gain and offset, with the reference, part by part."""
+    tables = [_Table() for _ in parts]
     for method in measured.images:
-        for figure, found in _compare(measured.fitted(method), measured, inside).items():
-            table.set(figure, method, *found)
-    return table
+        image = measured.fitted(method)
+        similarity = _similarity(image, measured)
+        for table, inside in zip(tables, parts, strict=True):
+            for figure, found in _compare(image, measured, similarity, inside).items():
+                table.set(figure, method, *found)
+    return tables
 
 
 def _plain(measured: Field) -> _Table:
     """Compare the methods that give the target's grey values without a fit."""
     table = _Table()
     for method in (m for m in PLAIN if m in measured.images):
-        for figure, found in _compare(measured.images[method], measured, None).items():
+        image = measured.images[method]
+        for figure, found in _compare(image, measured, _similarity(image, measured), None).items():
             table.set(UNFITTED[figure], method, *found)
     return table
 
 
+def _similarity(image: Grey, measured: Field) -> Float[np.ndarray, "_y _x"] | None:
+    """Return the map of structural similarity, which all parts share; None of a flat field."""
+    span = measured.data_range
+    return similarity_map(image, measured.reference, data_range=span) if span else None
+
+
 def _compare(
-    image: Grey, measured: Field, inside: Bool[np.ndarray, "y x"] | None
+    image: Grey,
+    measured: Field,
+    similarity: Float[np.ndarray, "_y _x"] | None,
+    inside: Bool[np.ndarray, "y x"] | None,
 ) -> dict[str, tuple[float | None, str]]:
     """Return each figure of an image, and the reason if it is none."""
     reference, span = measured.reference, measured.data_range
-    if not span:
+    if similarity is None:
         return {f: (None, _FLAT) for f in FIDELITY if inside is None or f != "ms_ssim"}
     same = np.abs(image - reference).max() <= 1e-9 * span
     psnr = None if same else psnr_db(image, reference, data_range=span, inside=inside)
     values: dict[str, tuple[float | None, str]] = {
         "psnr_db": (psnr, _ITSELF if same or psnr == math.inf else _CONSTANT),
-        "ssim": (ssim(image, reference, data_range=span, inside=inside), _CONSTANT),
+        "ssim": (mean_similarity(similarity, inside), _CONSTANT),
         "nrmse": (nrmse(image, reference, data_range=span, inside=inside), _CONSTANT),
         "pearson": (pearson(image, reference, inside=inside), _CONSTANT),
     }
