@@ -163,10 +163,10 @@ def lapse(figures: Figures) -> list[str]:
         figures["pits"],
         at(figures, "correlation", ".4f"),
         at(figures, "correlation_low", ".4f"),
-        at(figures, "flicker_truth", ".4f"),
-        at(figures, "flicker_output", ".4f"),
+        *(at(figures, f"flicker_{image}", ".4f") for image in ("truth", "target", "output")),
     ]
-    head = ["pits", "correlation, median", "5th percentile", "flicker, truth", "flicker, output"]
+    head = ["pits", "correlation, median", "5th percentile"]
+    head += [f"flicker, {image}" for image in ("truth", "target", "output")]
     return table(head, [row])
 
 
