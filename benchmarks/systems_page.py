@@ -134,7 +134,13 @@ def crossed(figures: Figures) -> list[str]:
 def nuclei(figures: Figures) -> list[str]:
     """Return what the bead model, the transfer and the mixture are worth."""
     rows: list[list[str | None]] = []
-    for name in ("bead model on nuclei", "transferred", "from nothing", "mixed, on nuclei"):
+    for name in (
+        "bead model on nuclei",
+        "from nothing",
+        "transferred",
+        "transferred, long",
+        "mixed, on nuclei",
+    ):
         found = figures[name]
         rows.append(
             [name, at(found, "psnr_db.output.median"), at(found, "ssim.output.median", ".4f")]
@@ -240,7 +246,7 @@ def noise(jobs: Mapping[str, Figures]) -> list[str]:
     """Return the ratio of signal to noise of input, output and target."""
     systems = {
         "confocal to STED, beads": jobs["beads-1000"],
-        "confocal to STED, nuclei": jobs["nuclei-1000"]["transferred"],
+        "confocal to STED, nuclei": jobs["nuclei-1000"]["transferred, long"],
         **{
             f"wide-field 10x to 20x, {c.upper()}": jobs["widefield-1000"][c]
             for c in ("dapi", "fitc", "txred")

@@ -25,7 +25,7 @@ from crosscope.report.structures import typical_fwhm
 PITS, FILAMENTS = View("tirf-sim", "pits"), View("tirf-sim", "filaments")
 CLOSE_NM, CLOSE_BIN_NM = 120.0, 10.0  # two bins: 110 to 130 nm
 CLOSE_FIELDS = 6  # times as many as for the other figures: few pits are so near to each other
-FLOAT = cs.PredictionPlan(precision="float32")
+PLAN = cs.PredictionPlan(threads=1, precision="float32")  # many small fields: none to measure on
 FRAMES = 30
 LONE_NM = 600.0  # from the next pit: TIRF's widths don't overlap
 APERTURE_PX = 5
@@ -64,7 +64,7 @@ def resolve(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
     )
     images: dict[str, list[NDArray[Any]]] = {"output": [], "target": [], "truth": []}
     for pair in simulated:
-        images["output"].append(cs.predict(model, pair.source, plan=FLOAT).pixels)
+        images["output"].append(cs.predict(model, pair.source, plan=PLAN).pixels)
         images["target"].append(pair.target.pixels.astype(np.float32))
         images["truth"].append(pair.truth.image.pixels)
     fwhm_px = typical_fwhm(images["truth"])

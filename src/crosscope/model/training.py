@@ -1,6 +1,8 @@
 """Registered pairs -> model: a regression warm start, then the adversarial phase.
 
-1. warm: the generator lowers MSE - w log[(1 + SSIM)/2] alone. The best stays as the model's twin.
+1. warm: the generator lowers MSE - w log[(1 + SSIM)/2] alone, w falling to 0: SSIM hastens the
+   start, but a noisy target's is highest where the contrast is wrong. By MSE the best stays as the
+   model's twin.
 2. discriminator: it learns to tell the generator's images from the target's, the generator waits.
 3. adversarial: both learn. The generator lowers
        -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2],
@@ -436,14 +438,19 @@ def terms_of(state: State, plan: TrainingPlan, data: Data, step: int) -> tuple[f
 
 
 def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
-    """Set this step's learning rates: a short rise, then half a cosine down to a fiftieth."""
+    """Set this step's learning rates: a short rise, then half a cosine down to a fiftieth.
+
+    In the warm start the weight of SSIM falls along the same cosine, to 0.
+    """
     warm = state.progress.phase == "warm"
     begin, end = (0.0, plan.warm_share) if warm else (plan.warm_share, 1.0)
+    falling = 0.5 * (1 + math.cos(math.pi * (done - begin) / (end - begin)))
+    if warm:
+        state.progress.ssim_weight = plan.warm_ssim * falling
     rate = plan.learning_rate if warm else plan.adversarial_rate
     if plan.decay:
-        part = (done - begin) / (end - begin)
         rate *= min(1.0, (state.progress.step + 1) / 50)
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
+        rate *= 0.02 + 0.98 * falling
     slower = 0.5**state.progress.rollbacks
     for group in state.optimiser.param_groups:
         group["lr"] = rate * slower
@@ -465,7 +472,9 @@ def validate(state: State, plan: TrainingPlan, held_out: Data) -> dict[str, floa
         outputs.append(output)
         sums += len(source) * np.array([float(mse_loss(output, target)), float(ssim)])
     mse, ssim_term = (float(value) for value in sums / len(held_out.source))
-    loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
+    loss = mse  # before, the weight of SSIM changes
+    if state.progress.phase == "adversarial":
+        loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
     _require_finite({"validation loss": loss}, state.progress)
     psnr_db = 10 * math.log10(DATA_RANGE**2 / max(mse, SMALLEST))
     figures = {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
