@@ -31,7 +31,7 @@ class TrainingPlan:
     warm_share : float
         Part of the budget for the regression warm start; 1 means no adversarial phase.
     warm_ssim : float
-        Weight of the SSIM term beside the MSE when the warm start begins; it falls to 0 [M].
+        Weight of the SSIM term beside the MSE in the warm start; it falls to 0 at its end [M].
     mse_share, ssim_share : float
         Of L(G; D) when the adversarial phase begins: 1 to 10 % [P].
     discriminator_base : int

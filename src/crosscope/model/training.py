@@ -1,8 +1,8 @@
 """Registered pairs -> model: a regression warm start, then the adversarial phase.
 
-1. warm: the generator lowers MSE - w log[(1 + SSIM)/2] alone, w falling to 0: SSIM hastens the
-   start, but a noisy target's is highest where the contrast is wrong. By MSE the best stays as the
-   model's twin.
+1. warm: the generator lowers MSE - w log[(1 + SSIM)/2] alone, w falling to 0 in the second half:
+   SSIM hastens the start, but a noisy target's is highest where the contrast is wrong. By MSE the
+   best stays as the model's twin.
 2. discriminator: it learns to tell the generator's images from the target's, the generator waits.
 3. adversarial: both learn. The generator lowers
        -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2],
@@ -440,13 +440,13 @@ def terms_of(state: State, plan: TrainingPlan, data: Data, step: int) -> tuple[f
 def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
     """Set this step's learning rates: a short rise, then half a cosine down to a fiftieth.
 
-    In the warm start the weight of SSIM falls along the same cosine, to 0.
+    In the second half of the warm start the weight of SSIM falls along the same cosine, to 0.
     """
     warm = state.progress.phase == "warm"
     begin, end = (0.0, plan.warm_share) if warm else (plan.warm_share, 1.0)
     falling = 0.5 * (1 + math.cos(math.pi * (done - begin) / (end - begin)))
     if warm:
-        state.progress.ssim_weight = plan.warm_ssim * falling
+        state.progress.ssim_weight = plan.warm_ssim * min(1.0, 2 * falling)
     rate = plan.learning_rate if warm else plan.adversarial_rate
     if plan.decay:
         rate *= min(1.0, (state.progress.step + 1) / 50)
