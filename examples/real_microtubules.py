@@ -16,37 +16,20 @@ The settings were tried on this field with the lower half's figures in view, so 
 demonstration and no blind test.
 """
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from recipes import compare_starts
+from recipes import DATA, compare_starts, run_on_real
 
 import crosscope as cs
 from crosscope.metrics.error import fit_intensity
 from crosscope.metrics.spectrum import radial_spectrum
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PIXEL_NM = 30.0  # the SIM image says so; the wide-field image on the same grid says nothing
 HAZE = 0.5
 FINEST_NM = 120.0  # spectra are compared up to the period that this SIM shows
-
-
-def main() -> None:
-    """Read the arguments and walk the path."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, nargs="?", default=Path("real_microtubules"))
-    parser.add_argument("--minutes", type=float, default=3.0)
-    arguments = parser.parse_args()
-    if not DATA.is_dir():
-        print(f"Skipped: the real images are not in {DATA}")
-        return
-    figures = walk(arguments.out, arguments.minutes)
-    (arguments.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
 
 
 def walk(out: Path, minutes: float) -> dict[str, object]:
@@ -98,4 +81,4 @@ def spectrum_errors(images: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_on_real(walk, __doc__, "real_microtubules")

@@ -10,35 +10,17 @@ have the same time to learn.
 A STORM image is made of single molecules: much of it is chance, and no PSNR against it is high.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from recipes import compare_starts
+from recipes import DATA, compare_starts, run_on_real
 
 import crosscope as cs
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SOURCE_NM, TARGET_NM = 96.8, 19.36  # the files say nothing
 
 
-def main() -> None:
-    """Read the arguments and walk the path."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, nargs="?", default=Path("real_storm"))
-    parser.add_argument("--minutes", type=float, default=3.0)
-    asked = parser.parse_args()
-    if not DATA.is_dir():
-        print(f"Skipped: the real images are not in {DATA}")
-        return
-    asked.out.mkdir(parents=True, exist_ok=True)
-    figures = walk(asked.minutes)
-    (asked.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
-
-
-def walk(minutes: float) -> dict[str, object]:
+def walk(_: Path, minutes: float) -> dict[str, object]:
     """Register, train from both starts, and return the figures of the right half."""
     folder = DATA / "microtubule_widefield_storm"
     (raw,) = cs.read_pairs(
@@ -59,4 +41,4 @@ def walk(minutes: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    run_on_real(walk, __doc__, "real_storm")

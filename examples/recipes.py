@@ -18,6 +18,7 @@ from crosscope.data.registered import crop_like
 from crosscope.metrics.spectrum import radial_spectrum
 from crosscope.report.figures import find_sample
 
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
 CARD_METHODS = ("input", "lucy_richardson", "output", "target")
 LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
@@ -263,6 +264,26 @@ def run(walk: Callable[[Path, Size, int], Mapping[str, Any]], doc: str | None, n
     parser.add_argument("--seed", type=int, default=1000)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    figures = walk(asked.out, SMALL if asked.small else Size(), asked.seed)
-    (asked.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
+    write_figures(asked.out, walk(asked.out, SMALL if asked.small else Size(), asked.seed))
+
+
+def run_on_real(
+    walk: Callable[[Path, float], Mapping[str, Any]], doc: str | None, name: str
+) -> None:
+    """Do the same for a recipe of real images; where they are absent, say so."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("out", type=Path, nargs="?", default=Path(name))
+    parser.add_argument("--minutes", type=float, default=3.0)
+    asked = parser.parse_args()
+    if not DATA.is_dir():
+        print(f"Skipped: the real images are not in {DATA}")
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    write_figures(asked.out, walk(asked.out, asked.minutes))
+
+
+def write_figures(out: Path, figures: Mapping[str, Any]) -> None:
+    """Keep a recipe's figures in its folder, and show them."""
+    text = json.dumps(figures, indent=1)
+    (out / "figures.json").write_text(text + "\n")
+    print(text)

@@ -145,10 +145,10 @@ def test_the_log_has_the_three_phases(whole: Model) -> None:
 
 
 def test_in_the_warm_start_ssim_only_leads_at_first() -> None:
-    log = train(PAIRS, replace(PLAN, warm_share=1.0, steps=48, warm_ssim=1.0)).log
+    log = train(PAIRS, replace(PLAN, warm_share=1.0, steps=96, warm_ssim=1.0)).log
     shares = [line["shares"]["ssim"] for line in log]
     assert shares[0] > 0.5
-    assert shares[-1] < shares[0] / 5
+    assert shares[-1] < 0.05
     assert all(line["validation"]["loss"] == line["validation"]["mse"] for line in log)
 
 
