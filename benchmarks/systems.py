@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe_machine
+from scipy import fft
 
 import crosscope as cs
 from crosscope.data.transforms import IDENTITY
+from crosscope.metrics.error import psnr_db
 from crosscope.model.plan import paper_plan
 from crosscope.optics.misregistration import Misregistration
 from crosscope.optics.systems import simulate
@@ -39,6 +41,7 @@ import widefield_three_channels
 from beads_confocal_to_sted import BEADS
 from nuclei_by_transfer import NUCLEI
 from recipes import Size, View, figures_of, judge, take, train
+from widefield_three_channels import CHANNELS
 
 RESULT = Path(__file__).parent / "results" / "systems.json"
 FULL = Size(threads=1)
@@ -47,6 +50,7 @@ SEED, SEEDS = 1000, (1000, 1001, 1002)
 FILAMENTS = View("confocal-sted", "filaments")
 PIXEL_NM = 30.0
 PAPER_STEPS = 650  # of base 16: what the ablations' budget allows
+PERFECT_PER_UM = (0.6, 0.77, 1.0, 1.2)  # the source's pixels of 0.65 um end at 0.77
 LINE_PHOTONS = 170 / 16  # of one line average: 16 are what the simulated STED has by default
 
 Job = Callable[[Path], dict[str, Any]]
@@ -83,6 +87,7 @@ def jobs() -> dict[str, Job]:
         **{f"{lines} line averages": partial(average, lines) for lines in (1, 4)},
         **{f"{px} px misregistered": partial(misregister, px) for px in (0.0, 0.1, 0.3, 1.0)},
         **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, FILAMENTS)},
+        "perfect wide-field": perfect,
     }
 
 
@@ -137,6 +142,32 @@ def mix(other: View, out: Path) -> dict[str, Any]:
     half = HALF.training // 2
     others, _ = take(other, pairs=half, size_px=HALF.size_px, seed=2 * SEED)
     return trained_on(beads(SEED)[half:] + others, SEED, out)
+
+
+def perfect(_: Path) -> dict[str, Any]:
+    """Say what PSNR a wide-field image has that is perfect up to a frequency and empty beyond."""
+    return {
+        channel: {f"{end} per um": perfect_up_to(end, view) for end in PERFECT_PER_UM}
+        for channel, view in CHANNELS.items()
+    }
+
+
+def perfect_up_to(end_per_um: float, view: View) -> dict[str, float]:
+    """Return the median PSNR over the recipe's test fields."""
+    found = []
+    for pair in simulate(
+        view.system,
+        sample=view.sample,
+        channel=view.channel,
+        pairs=FULL.test,
+        size_px=FULL.size_px,
+        seed=2 * SEED + 1,
+    ):
+        truth = pair.truth.image.pixels.astype(np.float64)
+        f_per_um = np.hypot(fft.fftfreq(len(truth))[:, None], fft.rfftfreq(truth.shape[1])) / 0.325
+        seen = fft.irfft2(fft.rfft2(truth) * (f_per_um <= end_per_um), truth.shape)
+        found.append(psnr_db(seen, truth, data_range=float(np.ptp(truth))))
+    return {"psnr_db": float(np.median(found))}
 
 
 def beads(seed: int, **simulation: Any) -> list[cs.RegisteredPair]:

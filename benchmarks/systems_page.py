@@ -1,19 +1,40 @@
 """results/systems.json -> the tables and the plot of docs/systems.md, between its marks.
 
-python benchmarks/systems_page.py
+    python benchmarks/systems_page.py [--pictures]
+
+`--pictures` also draws docs/systems/*.png anew, by the models that come with the program.
 """
 
+import argparse
 import json
+import shutil
 import statistics
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from systems import ABLATIONS, PERFECT_PER_UM, RESULT, SEED, SEEDS
 
-RESULT = Path(__file__).parent / "results" / "systems.json"
+import crosscope as cs
+from crosscope.report.picture import draw_fields
+
+# isort: split
+# `systems` has put examples/ on the path
+from beads_confocal_to_sted import BEADS
+from nuclei_by_transfer import NUCLEI
+from recipes import Size, View, judge
+from tirf_to_sim_time_lapse import FILAMENTS, PITS
+from widefield_three_channels import CHANNELS, predict_together
+
 PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
-PLOT = PAGE.parent / "systems" / "pairs.png"
+PICTURES = PAGE.parent / "systems"
+SHOWN = Size(test=2, size_px=256)
+SPEED = Path(__file__).parent / "results" / "prediction.json"
+# assumed, for the throughput: a camera, and what each of its fields takes
+CAMERA_PX, EXPOSURE_S, MOVE_S = 2048, 0.1, 0.3
 METHODS = {
     "input": "input",
     "bicubic": "bicubic",
@@ -27,20 +48,27 @@ Figures = Mapping[str, Any]
 
 
 def main() -> None:
-    """Write every table for which there are figures."""
+    """Write every table and, where asked, draw the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", action="store_true")
+    if parser.parse_args().pictures:
+        draw_pictures()
     jobs = {name: job["figures"] for name, job in json.loads(RESULT.read_text())["jobs"].items()}
     tables = {
-        "beads": by_method([jobs[f"beads-{seed}"] for seed in (1000, 1001, 1002)]),
+        "beads": by_method([jobs[f"beads-{seed}"] for seed in SEEDS]),
         "wide-field": wide_field(jobs["widefield-1000"]),
+        "perfect": perfect(jobs["perfect wide-field"]),
         "crossed": crossed(jobs["widefield-1000"]),
         "nuclei": nuclei(jobs["nuclei-1000"]),
         "curve": curve(jobs["nuclei-1000"]["learning curve"]),
         "pits": by_method([jobs["tirf-1000"]["pits"]]),
         "filaments": by_method([jobs["tirf-1000"]["filaments"]]),
+        "close": close(jobs["tirf-1000"]["close pits"]),
         "lapse": lapse(jobs["tirf-1000"]["time-lapse"]),
         "ablation": ablation(jobs),
         "pairs": pairs(jobs),
         "noise": noise(jobs),
+        "throughput": throughput(),
     }
     text = PAGE.read_text()
     for name, rows in tables.items():
@@ -116,6 +144,19 @@ def wide_field(figures: Figures) -> list[str]:
     return table(["", *head, *spectrum, "background error, bicubic", "output"], rows)
 
 
+def perfect(figures: Figures) -> list[str]:
+    """Return what an image would have that is perfect up to a frequency, and empty beyond."""
+    rows = [
+        [
+            name.upper(),
+            *(format(found[f"{end} per um"]["psnr_db"], ".1f") for end in PERFECT_PER_UM),
+        ]
+        for name, found in figures.items()
+    ]
+    head = [f"perfect up to {end} per um" for end in PERFECT_PER_UM]
+    return table(["PSNR, dB", *head], rows)
+
+
 def crossed(figures: Figures) -> list[str]:
     """Return what the TxRed model makes of channels that it was not made for."""
     rows = [
@@ -163,31 +204,35 @@ def curve(points: Sequence[Figures]) -> list[str]:
     return table(["pairs", "validation PSNR, dB"], rows)
 
 
+FLICKERS = {"truth": "truth", "target": "target", "known": "known place", "output": "output"}
+
+
+def close(figures: Figures) -> list[str]:
+    """Return the share of close pits that are seen as two."""
+    shares = (at(figures, f"share_{image}", ".0%") for image in ("output", "target"))
+    return table(
+        ["pairs of 110 to 130 nm", "two in output", "in target"], [[figures["pairs"], *shares]]
+    )
+
+
 def lapse(figures: Figures) -> list[str]:
     """Return how well lone pits are followed."""
     row = [
         figures["pits"],
         at(figures, "correlation", ".4f"),
         at(figures, "correlation_low", ".4f"),
-        *(at(figures, f"flicker_{image}", ".4f") for image in ("truth", "target", "output")),
+        *(at(figures, f"flicker_{image}", ".4f") for image in FLICKERS),
     ]
     head = ["pits", "correlation, median", "5th percentile"]
-    head += [f"flicker, {image}" for image in ("truth", "target", "output")]
+    head += [f"flicker, {image}" for image in FLICKERS.values()]
     return table(head, [row])
-
-
-ABLATIONS = [
-    "MSE and SSIM only",
-    *(f"adversarial {percent} %" for percent in (1, 5, 10, 90)),
-    "paper",
-]
 
 
 def ablation(jobs: Mapping[str, Figures]) -> list[str]:
     """Return the objectives' medians over their seeds."""
     return table(
         HEAD,
-        [_row(name, [jobs[f"{name}, seed {s}"] for s in (1000, 1001, 1002)]) for name in ABLATIONS],
+        [_row(name, [jobs[f"{name}, seed {seed}"] for seed in SEEDS]) for name in ABLATIONS],
     )
 
 
@@ -207,7 +252,9 @@ def _row(name: str, several: Sequence[Figures]) -> list[str | None]:
     ]
 
 
-PLAIN = "adversarial 90 %, seed 1000"  # what averages, misregistration and mixture are held against
+PLAIN = (
+    f"adversarial 90 %, seed {SEED}"  # what averages, misregistration and mixture are held against
+)
 
 
 def series(jobs: Mapping[str, Figures]) -> dict[str, Figures]:
@@ -238,8 +285,8 @@ def plot_pairs(jobs: Mapping[str, Figures]) -> None:
         axis.grid(axis="y", color="0.9")
     axes[0].set_yticks(range(len(found)), list(found))
     axes[0].invert_yaxis()
-    PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, dpi=110)
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / "pairs.png", dpi=110)
 
 
 def noise(jobs: Mapping[str, Figures]) -> list[str]:
@@ -259,6 +306,45 @@ def noise(jobs: Mapping[str, Figures]) -> list[str]:
         for name, found in systems.items()
     ]
     return table(["(s - b) / n", *(METHODS[method] for method in methods)], rows)
+
+
+def throughput() -> list[str]:
+    """Return what area both microscopes take in a second, and with the prediction's time."""
+    fast = [each["fast"]["wall_s_per_mp"] for each in json.loads(SPEED.read_text())["rounds"]]
+    rows = []
+    for name, pixel_um, predicted in (
+        ("20x", 0.325, False),
+        ("10x", 0.65, False),
+        ("10x, predicted while the next field is taken", 0.65, True),
+    ):
+        area_mm2 = (CAMERA_PX * pixel_um / 1000) ** 2
+        output_mp = (CAMERA_PX * pixel_um / 0.325) ** 2 / 1e6
+        seconds = EXPOSURE_S + MOVE_S
+        if predicted:
+            seconds = max(seconds, output_mp * statistics.median(fast))
+        rows.append([name, f"{area_mm2:.2f}", f"{area_mm2 / seconds:.2f}"])
+    return table(["objective", "mm2 per exposure", "mm2 per second"], rows)
+
+
+def draw_pictures() -> None:
+    """Draw a held-out field of every system, and the three channels in colour."""
+    shown: dict[str, tuple[str, View]] = {
+        "beads": ("confocal-sted-beads", BEADS),
+        "nuclei": ("confocal-sted-nuclei", NUCLEI),
+        "nuclei-by-bead-model": ("confocal-sted-beads", NUCLEI),
+        **{name: (f"widefield-20x-{name}", view) for name, view in CHANNELS.items()},
+        "pits": ("tirf-sim-pits", PITS),
+        "filaments": ("tirf-sim-filaments", FILAMENTS),
+    }
+    PICTURES.mkdir(exist_ok=True)
+    for name, (model, view) in shown.items():
+        panel = judge(cs.Model.load(model), view, SHOWN, SEED).report.panels[0]
+        panel = replace(panel, name=f"{view.sample}, {model}")
+        draw_fields([panel], PICTURES / f"{name}.png", overwrite=True)
+    models = {name: cs.Model.load(f"widefield-20x-{name}") for name in CHANNELS}
+    with tempfile.TemporaryDirectory() as folder:
+        predict_together(models, Path(folder), SHOWN, SEED)
+        shutil.copy(Path(folder) / "sharp.png", PICTURES / "three-channels.png")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 One model for pits, one for filaments. Pits near each other are told apart, on fields enough for
 a share of those at 120 nm. Then a time-lapse of pits that grow, stay and vanish is predicted frame
 by frame: the light of each lone pit must keep its trace. How much it flickers from frame to frame
-stands beside the truth and beside the target as it was taken, noise included.
+stands beside the truth, the target as it was taken, noise included, and what the photons of the
+source let anyone know.
 """
 
 from pathlib import Path
@@ -28,7 +29,8 @@ CLOSE_FIELDS = 6  # times as many as for the other figures: few pits are so near
 PLAN = cs.PredictionPlan(threads=1, precision="float32")  # many small fields: none to measure on
 FRAMES = 30
 LONE_NM = 600.0  # from the next pit: TIRF's widths don't overlap
-APERTURE_PX = 5
+APERTURE_PX = 9  # of the target: 290 nm, all of a pit's light
+KNOWN_PX = 9  # of the source: 585 nm
 LEAST_CHANGE = 0.1  # SD of a trace, of full brightness: a steady pit has no trace to keep
 
 
@@ -93,7 +95,8 @@ def follow(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
 
     Of each pit: the correlation of its trace with the truth's, and its flicker, the SD of the
     trace's second differences, as a share of the truth's span; medians over the pits. The target
-    is the other microscope's own images, whose noise no model has to have.
+    is the other microscope's own images, whose noise no model has to have. "Known" is what the
+    source's photons say to one who knows where each pit is, its shape and the light around it.
     """
     simulated = cs.simulate(
         PITS.system, sample="pits", pairs=1, size_px=size.size_px, frames=FRAMES, seed=2 * seed + 1
@@ -102,6 +105,7 @@ def follow(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
     truth, sharp = pair.truth, cs.predict(model, pair.source)
     assert truth.traces is not None
     assert truth.image.pixel_size_nm is not None
+    assert pair.source.pixel_size_nm is not None
     pixel_nm, places_nm = truth.image.pixel_size_nm[0], truth.emitters.objects_yx_nm
     lone = KDTree(places_nm).query(places_nm, k=2)[0][:, 1] > LONE_NM
     changes = truth.traces.std(axis=1) > LEAST_CHANGE
@@ -113,10 +117,13 @@ def follow(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
             (sharp, truth.warp.to_source_nm(places_nm)),
         )
     ]
+    source_nm = pair.source.pixel_size_nm[0]
+    known = light_known(pair.source.pixels, truth.warp.to_source_nm(places_nm) / source_nm - 0.5)
+    seen.append(known)
     kept = lone & changes & np.isfinite(seen).all(axis=(0, 2))
     if not kept.any():
         return {"pits": 0, "correlation": None}
-    true, taken, made = (light[kept] for light in seen)
+    true, taken, made, known = (light[kept] for light in seen)
     correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(true, made, strict=True)]
     span = np.ptp(true, axis=1)
 
@@ -132,6 +139,7 @@ def follow(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
         "correlation_low": float(np.quantile(correlation, 0.05)),
         "flicker_truth": flicker(true),
         "flicker_target": flicker(taken),
+        "flicker_known": flicker(known),
         "flicker_output": flicker(made),
     }
 
@@ -145,6 +153,25 @@ def light_at(frames: NDArray[Any], places_px: NDArray[Any]) -> NDArray[Any]:
     smooth = ndimage.uniform_filter(frames.astype(np.float64), (0, APERTURE_PX, APERTURE_PX))
     light = np.full((len(places_px), len(frames)), np.nan)
     light[inside] = smooth[:, y[inside], x[inside]].T
+    return light
+
+
+def light_known(frames: NDArray[Any], places_px: NDArray[Any]) -> NDArray[Any]:
+    """Return the brightness of each pit in each frame, its shape being known: pits x frames.
+
+    The shape is the mean over the frames above its lowest pixel, fitted to each frame, every pixel
+    weighted as its photon noise asks. NaN at the border.
+    """
+    half = KNOWN_PX // 2
+    light = np.full((len(places_px), len(frames)), np.nan)
+    for n, (y, x) in enumerate(np.round(places_px).astype(int)):
+        window = frames[:, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
+        if window.shape[1:] == (KNOWN_PX, KNOWN_PX):
+            values = window.reshape(len(frames), -1).astype(np.float64)
+            mean = values.mean(axis=0)
+            shape = mean - mean.min()
+            brightness = (values - mean.min()) @ (shape / mean) / (shape @ (shape / mean))
+            light[n] = brightness * shape.sum()
     return light
 
 

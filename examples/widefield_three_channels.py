@@ -7,6 +7,7 @@ three models into one OME-TIFF with a colour composite beside it, and the TxRed 
 the channels that it was not made for.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
         one.report.save(out / f"report-{name}", overwrite=True)
         model = with_card(one, CHANNELS[name], recipe=Path(__file__).name, seed=seed, size=size)
         model.save(out / f"widefield-20x-{name}.zip", overwrite=True, half=True)
-    predict_together(out, size, seed)
+    models = {name: cs.Model.load(out / f"widefield-20x-{name}.zip") for name in CHANNELS}
+    predict_together(models, out, size, seed)
     crossed = {
         f"txred model on {name}": judge(learnt["txred"].model, CHANNELS[name], size, seed)
         for name in ("dapi", "fitc")
@@ -38,7 +40,7 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     return {name: figures_of(one) for name, one in (learnt | crossed).items()}
 
 
-def predict_together(out: Path, size: Size, seed: int) -> None:
+def predict_together(models: Mapping[str, cs.Model], out: Path, size: Size, seed: int) -> None:
     """Write one raw image of three channels, and predict it by one model a channel."""
     raw = [
         next(
@@ -60,7 +62,6 @@ def predict_together(out: Path, size: Size, seed: int) -> None:
         channels=tuple(channel for image in raw for channel in image.channels),
     )
     cs.write_image(together, out / "cell.ome.tif", overwrite=True)
-    models = {name: cs.Model.load(out / f"widefield-20x-{name}.zip") for name in CHANNELS}
     cs.predict_files(models, out / "cell.ome.tif", out / "sharp.ome.tif", overwrite=True)
 
 

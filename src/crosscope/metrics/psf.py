@@ -180,9 +180,9 @@ def half_maximum_widths(
 
     For Gaussian, Airy and STED spots of 3 to 10 px on a background of 10 photons the mean over
     many is right within 2 % at 500 photons in the peak; a single width then scatters by 4 to 5 % at
-    3 px and by 1 to 2 % at 10 px. At 50 photons the mean is right within 5 %, a single width
-    scatters by 15 % at 3 px and by 5 % at 10 px. Below 3 px the pixels are too coarse to tell the
-    shape: the answer goes over into the Gaussian's.
+    3 px and by 1 to 2 % at 10 px. At 50 photons a single width scatters by 15 % at 3 px and by 5 %
+    at 10 px; the median over many is right within 2 %, their mean up to 3 % low. Below 3 px the
+    pixels are too coarse to tell the shape: the answer goes over into the Gaussian's.
     """
     fits = fit_spots(image, centres_yx_px, radius_px=radius_px)
     widths_px = np.full(len(centres_yx_px), np.nan)
