@@ -21,7 +21,11 @@ benchmark: .venv/ready
 	$(PY) benchmarks/real_registration.py
 	$(PY) benchmarks/prediction.py
 	$(PY) benchmarks/evaluation.py
+	$(PY) benchmarks/measures.py
+	$(PY) benchmarks/systems.py systems
+	$(PY) benchmarks/systems_page.py --pictures
 	$(PY) examples/real_microtubules.py real_microtubules
+	$(PY) examples/real_storm.py real_storm
 
 # torch goes first and alone: the pinned version is the one whose CPU build is small.
 .venv/ready: pyproject.toml constraints.txt
@@ -31,4 +35,4 @@ benchmark: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv quickstart real_microtubules
+	rm -rf .venv quickstart systems real_microtubules real_storm

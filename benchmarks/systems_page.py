@@ -55,7 +55,7 @@ def main() -> None:
         draw_pictures()
     jobs = {name: job["figures"] for name, job in json.loads(RESULT.read_text())["jobs"].items()}
     tables = {
-        "beads": by_method([jobs[f"beads-{seed}"] for seed in SEEDS]),
+        "beads": by_method(seeds_of("beads-{}", jobs)),
         "wide-field": wide_field(jobs["widefield-1000"]),
         "perfect": perfect(jobs["perfect wide-field"]),
         "crossed": crossed(jobs["widefield-1000"]),
@@ -91,6 +91,13 @@ def at(figures: Figures, path: str, form: str = ".1f") -> str | None:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return None if value is None else format(value, form)
+
+
+def seeds_of(name: str, jobs: Mapping[str, Figures]) -> list[Figures]:
+    """Return a job's figures by every seed that is done."""
+    found = [jobs[name.format(seed)] for seed in SEEDS if name.format(seed) in jobs]
+    print(f"{name.format('')}: {len(found)} of {len(SEEDS)} seeds")
+    return found
 
 
 def over(several: Sequence[Figures], path: str, form: str = ".1f") -> str | None:
@@ -232,7 +239,7 @@ def ablation(jobs: Mapping[str, Figures]) -> list[str]:
     """Return the objectives' medians over their seeds."""
     return table(
         HEAD,
-        [_row(name, [jobs[f"{name}, seed {seed}"] for seed in SEEDS]) for name in ABLATIONS],
+        [_row(name, seeds_of(f"{name}, seed {{}}", jobs)) for name in ABLATIONS],
     )
 
 
