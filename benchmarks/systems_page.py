@@ -156,7 +156,7 @@ def perfect(figures: Figures) -> list[str]:
     rows = [
         [
             name.upper(),
-            *(format(found[f"{end} per um"]["psnr_db"], ".1f") for end in PERFECT_PER_UM),
+            *(format(found[f"{end} per um"], ".1f") for end in PERFECT_PER_UM),
         ]
         for name, found in figures.items()
     ]
@@ -351,7 +351,7 @@ def draw_pictures() -> None:
     models = {name: cs.Model.load(f"widefield-20x-{name}") for name in CHANNELS}
     with tempfile.TemporaryDirectory() as folder:
         predict_together(models, Path(folder), SHOWN, SEED)
-        shutil.copy(Path(folder) / "sharp.png", PICTURES / "three-channels.png")
+        shutil.copy(Path(folder) / "sharp.ome.png", PICTURES / "three-channels.png")
 
 
 if __name__ == "__main__":
