@@ -31,7 +31,7 @@ benchmark: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --constraint constraints.txt torch
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[nd2,tensorboard,dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,nd2,tensorboard,dev]'
 	touch $@
 
 clean:

@@ -31,6 +31,8 @@ DATA = [
     "pairs",
     "landmarks",
     "stitching",
+    "omezarr",
+    "slides",
 ]
 DATA += ["transforms", "registered", "page", "registration", "sampling"]
 REGISTRATION = ["features", "blocks", "fields", "residual", "search", "pair", "folder"]

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from crosscope.data.registration.folder import RegistrationPlan as RegistrationPlan
     from crosscope.data.registration.folder import register_files as register_files
     from crosscope.data.registration.pair import register as register
+    from crosscope.data.slides import Slide as Slide
+    from crosscope.data.slides import is_zarr as is_zarr
+    from crosscope.data.slides import open_slide as open_slide
     from crosscope.data.transforms import Bend as Bend
     from crosscope.data.transforms import Transform as Transform
     from crosscope.model.catalogue import list_models as list_models
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
     from crosscope.optics.systems import SimulatedPair as SimulatedPair
     from crosscope.optics.systems import simulate as simulate
     from crosscope.optics.systems import write_simulation as write_simulation
+    from crosscope.prediction.cluster import Cluster as Cluster
+    from crosscope.prediction.cluster import connect as connect
     from crosscope.prediction.files import predict_files as predict_files
     from crosscope.prediction.images import PredictionPlan as PredictionPlan
     from crosscope.prediction.images import fastest_engine as fastest_engine
@@ -85,6 +90,7 @@ _HOMES = {
     "take_part write_registered",
     "data.registration.folder": "RegistrationPlan register_files",
     "data.registration.pair": "register",
+    "data.slides": "Slide is_zarr open_slide",
     "data.transforms": "Bend Transform",
     "model.catalogue": "list_models",
     "model.curve": "measure_learning_curve",
@@ -93,6 +99,7 @@ _HOMES = {
     "model.plan": "TrainingPlan paper_plan",
     "model.training": "Moment TrainingError train",
     "optics.systems": "SimulatedPair simulate write_simulation",
+    "prediction.cluster": "Cluster connect",
     "prediction.files": "predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "report.evaluation": "Report evaluate read_truth",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from crosscope.data.errors import ImageError, OutputError
 from crosscope.data.images import Channel, Image, read_image, write_image
 from crosscope.model.model import Model
 from crosscope.prediction.files import predict_files
-from crosscope.prediction.images import PredictionPlan, fastest_engine
+from crosscope.prediction.images import PredictionPlan, settle
 
 MakeScaler = Callable[..., Model]
 PLAN = PredictionPlan(threads=1, precision="float32")
@@ -49,11 +50,11 @@ def test_the_engine_is_chosen_once_for_a_folder(
 ) -> None:
     asked: list[int | None] = []
 
-    def note(model: Model, image: Image, *, threads: int | None, precision: str | None) -> object:
-        asked.append(threads)
-        return fastest_engine(model, image, threads=threads or 1, precision=precision)
+    def note(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
+        asked.append(plan.threads)
+        return settle(replace(plan, threads=plan.threads or 1), model, image)
 
-    monkeypatch.setattr("crosscope.prediction.files.fastest_engine", note)
+    monkeypatch.setattr("crosscope.prediction.files.settle", note)
     for name in ("a.tif", "b.tif"):
         write(tmp_path / "in" / name)
     plan = PredictionPlan(precision="float32")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from crosscope.model.engine import Engine
 from crosscope.model.generator import build_generator
 from crosscope.model.model import Model
 from crosscope.model.reach import Reach, measure_reach
-from crosscope.prediction.tiling import cut_axis, sharpen
+from crosscope.prediction import tiling
+from crosscope.prediction.tiling import cut_axis
 
 FINE, COARSE = Engine(1, "float32"), Engine(1, "bfloat16")
 WHOLE_PX = 4096
@@ -43,6 +46,10 @@ FAST, PAPER = make_model("fast", 4), make_model("paper", 4)
 def make_plane(height: int, width: int) -> np.ndarray:
     random = np.random.default_rng([height, width])
     return random.uniform(100, 300, (height, width)).astype(np.float32)
+
+
+def sharpen(model: Model, plane: np.ndarray, **options: Any) -> np.ndarray:
+    return tiling.sharpen(model, plane[None], **options)[0]
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -180,7 +180,8 @@ def test_each_channel_gets_its_model_and_keeps_its_place(
     assert cs.read_image(one).axes == "tyx"
     assert np.array_equal(pixels_of(one), sharp.pixels[:, 1])
     crosscope("predict", walk.model, walk.image, tmp_path / "alone.tif", *QUICK)
-    assert np.array_equal(pixels_of(tmp_path / "alone.tif"), sharp.pixels[0, 0])
+    # frames go through the network together, and rounding is that of the shape
+    assert pixels_of(tmp_path / "alone.tif") == pytest.approx(sharp.pixels[0, 0], rel=1e-5)
 
 
 def write_stack(walk: Any, path: Path, names: tuple[str, ...] = ("DAPI", "FITC", "TxRed")) -> Path:

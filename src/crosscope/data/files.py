@@ -75,14 +75,15 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         yield part
-        _take_place(part, path)
+        take_place(part, path)
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _take_place(part: Path, path: Path) -> None:
+def take_place(part: Path, path: Path) -> None:
+    """Put a folder in the place of whatever `path` is."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):
@@ -94,8 +95,19 @@ def _take_place(part: Path, path: Path) -> None:
 def resuming_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a hidden folder that outlives an interruption; it takes the place of `path` at the end.
 
-    The next call with the same `path` gives the same folder, with what was finished in it. Only an
-    error that the user must mend first, a CrosscopeError, removes it.
+    As `unfinished_folder`, and raises what it raises.
+    """
+    with unfinished_folder(path, overwrite=overwrite) as part:
+        yield part
+        take_place(part, path)
+
+
+@contextmanager
+def unfinished_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a hidden folder for the way to `path` that outlives an interruption.
+
+    The next call with the same `path` gives the same folder, with what was finished in it. It is
+    removed at the end, and by an error that the user must mend first, a CrosscopeError.
 
     Raises
     ------
@@ -113,7 +125,7 @@ def resuming_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             except CrosscopeError:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
-            _take_place(part, path)
+            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise _output_error(path, error) from error
 
@@ -136,6 +148,15 @@ def _alone(lock: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def require_space(path: Path, needed_bytes: float) -> None:
+    """Raise OutputError where the disk that `path` is to lie on has less free."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        reason = f"needs up to {needed_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
+        raise OutputError(path, reason, "Choose a folder with free space")
 
 
 def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:

@@ -9,10 +9,11 @@ Keys, R. IEEE Trans. ASSP 29, 1153-1160 (1981), doi 10.1109/TASSP.1981.1163711.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
 Grey = Float[np.ndarray, "_y _x"]
 """One plane; two of them may differ in size."""
@@ -68,30 +69,84 @@ def resample(pixels: Num[np.ndarray, "y x"], zoom: tuple[float, float]) -> Num[n
     Border pixels are repeated beyond the border. With a zoom of 1, to 1e-4 (files round their pixel
     sizes), the plane is returned as it is; else it is float64.
     """
-    if np.allclose(zoom, 1.0, rtol=0, atol=1e-4):
+    if is_same_grid(zoom):
         return pixels
-    scale = [1 / z for z in zoom]
-    padding = [math.ceil(2 * max(1.0, s)) + 1 for s in scale]
-    padded = np.pad(pixels.astype(np.float64), [(p, p) for p in padding], mode="edge")
-    y, x = (
-        Axis(max(1, int(n / s + 0.01)), n + 2 * p, s, p / s)
-        for n, s, p in zip(pixels.shape, scale, padding, strict=True)
-    )
-    return resample_within(padded, y, x)
+    height, width = zoomed_shape(pixels.shape, zoom)
+    whole = slice(0, height), slice(0, width)
+    return resample_part(lambda y, x: pixels[y, x], pixels.shape, zoom, *whole)
+
+
+def is_same_grid(zoom: tuple[float, float]) -> bool:
+    """Tell whether a zoom is 1, to what files round their pixel sizes."""
+    return bool(np.allclose(zoom, 1.0, rtol=0, atol=1e-4))
+
+
+def zoomed_shape(shape: tuple[int, ...], zoom: tuple[float, float]) -> tuple[int, int]:
+    """Return the height and the width of what `resample` makes of a plane of this shape."""
+    if is_same_grid(zoom):
+        return shape[0], shape[1]
+    y, x = (max(1, int(n * z + 0.01)) for n, z in zip(shape, zoom, strict=True))
+    return y, x
+
+
+def resample_part(
+    read: Callable[[slice, slice], Num[np.ndarray, "_y _x"]],
+    shape: tuple[int, ...],
+    zoom: tuple[float, float],
+    y: slice,
+    x: slice,
+) -> Num[np.ndarray, "v u"]:
+    """Return a part of what `resample` makes of a plane, the same to the last bit.
+
+    Parameters
+    ----------
+    read : callable
+        From slices of old pixels, y and x, to those pixels: no more than the part needs is read.
+    shape : (y, x)
+        Of the whole plane, old pixels.
+    zoom : (y, x)
+    y, x : slice
+        Of new pixels, both ends given.
+    """
+    if is_same_grid(zoom):
+        return read(y, x)
+    sums = []
+    for part, n, z, new_px in zip((y, x), shape, zoom, zoomed_shape(shape, zoom), strict=True):
+        axis = Axis(new_px, n, 1 / z, 0.0)
+        taps, weights = _taps(axis, part.start, part.stop)
+        sums.append((np.clip(taps, 0, n - 1), weights))
+    rows, columns = (slice(int(taps.min()), int(taps.max()) + 1) for taps, _ in sums)
+    pixels = read(rows, columns).astype(np.float64)
+    for (taps, weights), origin in zip(sums, (rows.start, columns.start), strict=True):
+        pixels = _summed(pixels, taps - origin, weights)
+    return np.ascontiguousarray(pixels)
 
 
 def resample_within(pixels: Grey, y: Axis, x: Axis) -> Grey:
     """Resample to the new pixels start..stop of both axes, those that old ones wholly support."""
     for axis in (y, x):
-        positions = axis.scale * np.arange(axis.start, axis.stop) + axis.offset
-        first = np.ceil(positions - 2 * axis.stretch).astype(int)
-        taps = first[:, None] + np.arange(math.floor(4 * axis.stretch) + 1)
-        weights = _keys((taps - positions[:, None]) / axis.stretch)
-        weights /= weights.sum(axis=1, keepdims=True)
-        taps = np.clip(taps, 0, axis.old_px - 1)
-        resampled = sum(w[:, None] * pixels[t] for w, t in zip(weights.T, taps.T, strict=True))
-        pixels = np.asarray(resampled).T  # the second turn brings y to the front again
+        taps, weights = _taps(axis, axis.start, axis.stop)
+        pixels = _summed(pixels, np.clip(taps, 0, axis.old_px - 1), weights)
     return np.ascontiguousarray(pixels)
+
+
+def _taps(
+    axis: Axis, start: int, stop: int
+) -> tuple[Int[np.ndarray, "new taps"], Float[np.ndarray, "new taps"]]:
+    """Return which old pixels new ones are the sum of, border or not, and their weights."""
+    positions = axis.scale * np.arange(start, stop) + axis.offset
+    first = np.ceil(positions - 2 * axis.stretch).astype(int)
+    taps = first[:, None] + np.arange(math.floor(4 * axis.stretch) + 1)
+    weights = _keys((taps - positions[:, None]) / axis.stretch)
+    return taps, weights / weights.sum(axis=1, keepdims=True)
+
+
+def _summed(
+    pixels: Grey, taps: Int[np.ndarray, "new taps"], weights: Float[np.ndarray, "new taps"]
+) -> Grey:
+    """Sum rows and turn: the second turn brings y to the front again."""
+    total = sum(w[:, None] * pixels[t] for w, t in zip(weights.T, taps.T, strict=True))
+    return np.asarray(total).T
 
 
 def resample_at(

@@ -28,10 +28,12 @@ from crosscope.data.files import sha256, writing
 
 SUFFIXES = (".tif", ".tiff", ".nd2")
 
-_NM_PER_UNIT = {"m": 1e9, "cm": 1e7, "mm": 1e6, "nm": 1.0, "å": 0.1, "pm": 1e-3}
-_NM_PER_UNIT |= dict.fromkeys(("in", "inch", "inches"), 2.54e7)
-_NM_PER_UNIT |= dict.fromkeys(("um", "µm", "micron", "microns", "micrometer", "micrometre"), 1e3)
-_S_PER_UNIT = {"h": 3600.0, "min": 60.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "µs": 1e-6}
+NM_PER_UNIT = {"m": 1e9, "cm": 1e7, "mm": 1e6, "nm": 1.0, "å": 0.1, "pm": 1e-3}
+NM_PER_UNIT |= dict.fromkeys(("in", "inch", "inches"), 2.54e7)
+NM_PER_UNIT |= dict.fromkeys(("um", "µm", "micron", "microns", "micrometer", "micrometre"), 1e3)
+NM_PER_UNIT |= {"meter": 1e9, "millimeter": 1e6, "nanometer": 1.0, "angstrom": 0.1}
+S_PER_UNIT = {"h": 3600.0, "min": 60.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "µs": 1e-6}
+S_PER_UNIT |= {"hour": 3600.0, "minute": 60.0, "second": 1.0, "millisecond": 1e-3}
 # Below, ImageJ's tags that have overflowed; above, a screen's or a printer's dots (72 to 2400 per
 # inch), which many programs write where they know no pixel size.
 _PIXEL_NM_FROM, _PIXEL_NM_TO = 1.0, 1e4
@@ -166,12 +168,14 @@ def read_tiles(path: Path | str) -> list[Image]:
 
 def _read_file(path: Path, *, all_of_it: bool) -> list[Image]:
     """Read the first image of a file, or all."""
-    with _one_kind_of_error(path):
-        _require_file(path)
+    with one_kind_of_error(path):
+        require_file(path)
         read = _read_nd2 if path.suffix.lower() == ".nd2" else _read_tiff
         images = read(path, all_of_it=all_of_it)
         digest = sha256(path)
-        return [replace(image, sha256=digest) for image in images]
+        return [
+            image.with_pixels(np.ascontiguousarray(image.pixels), sha256=digest) for image in images
+        ]
 
 
 def write_image(image: Image, path: Path | str, *, overwrite: bool = False) -> None:
@@ -210,7 +214,7 @@ def write_image(image: Image, path: Path | str, *, overwrite: bool = False) -> N
             ome=True,
             photometric="minisblack",
             compression="zlib",
-            metadata=_ome_attributes(image),
+            metadata=ome_attributes(image),
         )
         _require_written(part, image, path)
 
@@ -251,18 +255,18 @@ def select_channel(image: Image, *, channel: str | None = None) -> Image:
     names = [known.name for known in image.channels]
     count = image.pixels.shape[image.axes.index("c")] if "c" in image.axes else 1
     if channel is None and count > 1:
-        reason = f"has several channels ({_layout(image)})"
+        reason = f"has several channels ({describe_axes(image)})"
         raise ImageError(image.name, reason, "Name one by --channel")
     if channel is not None and channel not in names:
         alike = [name for name in names if name.casefold() == channel.casefold()]
         channel = alike[0] if len(alike) == 1 else channel
     if channel is not None and names.count(channel) != 1:
-        reason = f"has no single channel {channel!r} ({_layout(image)})"
+        reason = f"has no single channel {channel!r} ({describe_axes(image)})"
         raise ImageError(image.name, reason, "Name one of its channels by --channel")
     if "c" not in image.axes:
         return image
     index = 0 if channel is None else names.index(channel)
-    pixels = np.take(image.pixels, index, axis=image.axes.index("c"))
+    pixels = image.pixels[(slice(None),) * image.axes.index("c") + (index,)]
     axes = image.axes.replace("c", "")
     return image.with_pixels(pixels, axes=axes, channels=image.channels[index : index + 1])
 
@@ -274,12 +278,12 @@ def select_plane(image: Image, *, channel: str | None = None) -> Image:
     """
     plane = select_channel(image, channel=channel)
     if plane.pixels.size != math.prod(plane.pixels.shape[-2:]):
-        reason = f"is a stack of planes ({_layout(image)}) where one plane is needed"
+        reason = f"is a stack of planes ({describe_axes(image)}) where one plane is needed"
         raise ImageError(image.name, reason, "Save the plane wanted as an image of its own")
     return plane.with_pixels(plane.pixels.reshape(plane.pixels.shape[-2:]), axes="yx")
 
 
-def _layout(image: Image) -> str:
+def describe_axes(image: Image) -> str:
     """Return the axes with their lengths, and the channels' names, for messages."""
     lengths = (f"{a}={n}" for a, n in zip(image.axes, image.pixels.shape, strict=True))
     names = ", ".join(known.name for known in image.channels) or "without names"
@@ -322,7 +326,7 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 
 
 @dataclass(frozen=True)
-class _Metadata:
+class Said:
     """What the file says; a channel without a name has the name ""."""
 
     pixel_size_nm: tuple[float, float] | None = None
@@ -333,7 +337,7 @@ class _Metadata:
     position_yx_nm: tuple[float, float] | None = None
 
 
-def _image(path: Path, pixels: npt.NDArray[Any], axes: str, said: _Metadata) -> Image:
+def make_image(path: Path, pixels: npt.NDArray[Any], axes: str, said: Said) -> Image:
     """Bring pixels into the order t c z y x and say what had to be assumed."""
     assumed = list(said.assumed)
     unnamed = [axis for axis in axes if axis in "qi"]  # tifffile: "other" and "sequence"
@@ -355,7 +359,7 @@ def _image(path: Path, pixels: npt.NDArray[Any], axes: str, said: _Metadata) -> 
     pixels, conversion = _storable(path, pixels)
     channels, naming = _named(said.channels, pixels.shape[kept.index("c")] if "c" in kept else 1)
     return Image(
-        pixels=np.ascontiguousarray(pixels),
+        pixels=pixels,
         axes="".join(kept),
         pixel_size_nm=said.pixel_size_nm,
         z_step_nm=said.z_step_nm,
@@ -414,7 +418,7 @@ def _storable(path: Path, pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], l
 
 def _read_tiff(path: Path, *, all_of_it: bool) -> list[Image]:
     # _multifile: an OME-TIFF may name other files, which would be opened; this one is to be whole
-    with _damage_is_an_error(path), tifffile.TiffFile(path, _multifile=False) as tif:
+    with damage_is_an_error(path), tifffile.TiffFile(path, _multifile=False) as tif:
         if not tif.pages:
             raise ImageError(path, "is a TIFF file without an image", _SAVE_AGAIN)
         if "<!DOCTYPE" in tif.pages.first.description:
@@ -438,12 +442,20 @@ def _numbered(images: list[Image]) -> list[Image]:
 def _series(path: Path, tif: tifffile.TiffFile, n: int, more: tuple[str, ...] = ()) -> Image:
     """Read the n-th image of a file."""
     series = tif.series[n]
+    _require_room(path, series.nbytes)
+    said = read_said(path, tif, n, more)
+    return make_image(path, series.asarray(), series.axes.lower(), said)
+
+
+def read_said(path: Path, tif: tifffile.TiffFile, n: int, more: tuple[str, ...] = ()) -> Said:
+    """Read what is said of the n-th image of a file; refuse what is damaged or not grey."""
+    series = tif.series[n]
     if series.is_multifile or (tif.is_ome and series.kind not in ("ome", "mmstack")):
         reason = "its OME-XML does not fit the file: one of a set of files, or damaged"
         raise ImageError(path, reason, "Open the set in Fiji and save it as one TIFF")
     palette = series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
     _require_grey(path, series, palette=palette and not tif.is_imagej)
-    _require_room(path, series.nbytes)
+    _require_no_bomb(path, series.nbytes)
     if series.keyframe.is_tiled:
         _require_room(path, math.prod(series.keyframe.chunks) * series.dtype.itemsize)
     _require_whole(path, series)
@@ -457,8 +469,7 @@ def _series(path: Path, tif: tifffile.TiffFile, n: int, more: tuple[str, ...] = 
         more += ("The file's colour table is for display: its values are taken as grey",)
     if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         more += ("The file displays 0 as white: its values are taken as they are",)
-    said = replace(said, assumed=(*said.assumed, *more))
-    return _image(path, series.asarray(), series.axes.lower(), said)
+    return replace(said, assumed=(*said.assumed, *more))
 
 
 def _require_grey(path: Path, series: tifffile.TiffPageSeries, *, palette: bool) -> None:
@@ -494,7 +505,7 @@ def _require_whole(path: Path, series: tifffile.TiffPageSeries) -> None:
         raise ImageError(path, "is cut short or damaged: pixels are missing", _SAVE_AGAIN)
 
 
-def _said_by_ome(xml: str, n: int, count: int) -> _Metadata:
+def _said_by_ome(xml: str, n: int, count: int) -> Said:
     """Return what is said of the n-th of `count` images."""
     found = ElementTree.fromstring(xml, forbid_dtd=True).iterfind(".//{*}Image/{*}Pixels")
     images = [pixels for pixels in found if pixels.find("{*}TiffData") is not None]
@@ -503,17 +514,19 @@ def _said_by_ome(xml: str, n: int, count: int) -> _Metadata:
 
     def nm(axis: str) -> float | None:
         unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")  # the schema's default
-        return _positive(pixels.get(f"PhysicalSize{axis}"), _NM_PER_UNIT.get(_plain(unit)))
+        return positive(pixels.get(f"PhysicalSize{axis}"), NM_PER_UNIT.get(_plain(unit)))
 
     placeholder = nm("X") == nm("Y") == 1e3 and "PhysicalSizeXUnit" not in pixels.attrib
-    size_nm, assumed = _pixel_size(None, None) if placeholder else _pixel_size(nm("Y"), nm("X"))
+    size_nm, assumed = (
+        sane_pixel_size(None, None) if placeholder else sane_pixel_size(nm("Y"), nm("X"))
+    )
     position_nm, unplaced = _position_of_ome(pixels) if one_to_one else (None, ())
-    return _Metadata(
+    return Said(
         pixel_size_nm=size_nm,
         z_step_nm=nm("Z"),
-        time_step_s=_positive(
+        time_step_s=positive(
             pixels.get("TimeIncrement"),
-            _S_PER_UNIT.get(_plain(pixels.get("TimeIncrementUnit", "s"))),
+            S_PER_UNIT.get(_plain(pixels.get("TimeIncrementUnit", "s"))),
         ),
         channels=tuple(
             Channel(channel.get("Name", ""), _colour_of_ome(channel.get("Color")))
@@ -531,7 +544,7 @@ def _position_of_ome(pixels: Any) -> tuple[tuple[float, float] | None, tuple[str
         if None in said:
             continue
         units = [plane.get(f"Position{axis}Unit", "reference frame") for axis in "YX"]
-        factors = [_NM_PER_UNIT.get(_plain(unit)) for unit in units]
+        factors = [NM_PER_UNIT.get(_plain(unit)) for unit in units]
         y_nm, x_nm = (
             math.nan if factor is None else float(value) * factor
             for value, factor in zip(said, factors, strict=True)
@@ -543,14 +556,14 @@ def _position_of_ome(pixels: Any) -> tuple[tuple[float, float] | None, tuple[str
     return None, ()
 
 
-def _said_by_imagej(said: dict[str, Any], series: tifffile.TiffPageSeries) -> _Metadata:
+def _said_by_imagej(said: dict[str, Any], series: tifffile.TiffPageSeries) -> Said:
     unit = str(said.get("unit", ""))
     y, x = (_unit_per_px(series.keyframe, tag) for tag in ("YResolution", "XResolution"))
 
     def nm(axis: str, size: float | None) -> float | None:
-        return _positive(size, _NM_PER_UNIT.get(_plain(str(said.get(f"{axis}unit", unit)))))
+        return positive(size, NM_PER_UNIT.get(_plain(str(said.get(f"{axis}unit", unit)))))
 
-    size_nm, assumed = _pixel_size(nm("y", y), nm("x", x))
+    size_nm, assumed = sane_pixel_size(nm("y", y), nm("x", x))
     if x == 1 and not unit.strip():
         assumed = (_PLACEHOLDER,)
     elif x and nm("x", x) is None:
@@ -561,24 +574,24 @@ def _said_by_imagej(said: dict[str, Any], series: tifffile.TiffPageSeries) -> _M
     names = labels if isinstance(labels, list) and len(labels) == channels > 1 else [""] * channels
     colours = ["#" + bytes(lut[:, -1].tolist()).hex() for lut in luts]
     known = colours if len(colours) == channels else [None] * channels
-    return _Metadata(
+    return Said(
         pixel_size_nm=size_nm,
         z_step_nm=nm("z", said.get("spacing")),
-        time_step_s=_positive(
-            said.get("finterval"), _S_PER_UNIT.get(_plain(str(said.get("tunit", "s"))))
+        time_step_s=positive(
+            said.get("finterval"), S_PER_UNIT.get(_plain(str(said.get("tunit", "s"))))
         ),
         channels=tuple(map(Channel, names, known)),
         assumed=assumed,
     )
 
 
-def _said_by_tags(page: tifffile.TiffPage) -> _Metadata:
-    nm_per_unit = {2: _NM_PER_UNIT["inch"], 3: _NM_PER_UNIT["cm"]}.get(page.resolutionunit)
+def _said_by_tags(page: tifffile.TiffPage) -> Said:
+    nm_per_unit = {2: NM_PER_UNIT["inch"], 3: NM_PER_UNIT["cm"]}.get(page.resolutionunit)
     y_nm, x_nm = (
-        _positive(_unit_per_px(page, tag), nm_per_unit) for tag in ("YResolution", "XResolution")
+        positive(_unit_per_px(page, tag), nm_per_unit) for tag in ("YResolution", "XResolution")
     )
-    size_nm, assumed = _pixel_size(y_nm, x_nm)
-    return _Metadata(size_nm, assumed=assumed)
+    size_nm, assumed = sane_pixel_size(y_nm, x_nm)
+    return Said(size_nm, assumed=assumed)
 
 
 def _unit_per_px(page: tifffile.TiffPage, tag: str) -> float | None:
@@ -586,7 +599,7 @@ def _unit_per_px(page: tifffile.TiffPage, tag: str) -> float | None:
     return units / pixels if pixels > 0 else None
 
 
-def _pixel_size(
+def sane_pixel_size(
     y_nm: float | None, x_nm: float | None
 ) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
     """Return the pixel size and what is to be said of it."""
@@ -600,7 +613,7 @@ def _pixel_size(
     return (y_nm, x_nm), ()
 
 
-def _positive(value: str | float | None, factor: float | None) -> float | None:
+def positive(value: str | float | None, factor: float | None) -> float | None:
     """Return value x factor where both are known and make sense, else None."""
     if value is None or factor is None:
         return None
@@ -618,7 +631,7 @@ def _colour_of_ome(colour: str | None) -> str | None:
     return None if colour is None else f"#{(int(colour) & 0xFFFFFFFF) >> 8:06x}"
 
 
-def _ome_attributes(image: Image) -> dict[str, Any]:
+def ome_attributes(image: Image) -> dict[str, Any]:
     """Return what tifffile is to write into the OME-XML; lengths in nm, so that none is rounded."""
     said: dict[str, Any] = {"axes": image.axes.upper(), "Name": _printable(image.name)}
     if image.pixel_size_nm is not None:
@@ -689,23 +702,23 @@ def _read_nd2(path: Path, *, all_of_it: bool) -> list[Image]:
             pixels = file.asarray(position=n if positions > 1 else None)
             pixels = pixels.reshape(tuple(sizes.values()))
             said = _said_by_nd2(file, n, more)
-            images.append(_image(path, pixels, "".join(sizes).lower(), said))
+            images.append(make_image(path, pixels, "".join(sizes).lower(), said))
         return _numbered(images)
 
 
-def _said_by_nd2(file: Any, n: int, more: tuple[str, ...]) -> _Metadata:
+def _said_by_nd2(file: Any, n: int, more: tuple[str, ...]) -> Said:
     channels = file.metadata.channels or []
     calibrated = [bool(channels and channels[0].volume.axesCalibrated[i]) for i in range(3)]
     x_nm, y_nm, z_nm = (
-        _positive(um, 1e3 if known else None)
+        positive(um, 1e3 if known else None)
         for um, known in zip(file.voxel_size(), calibrated, strict=True)
     )
-    size_nm, assumed = _pixel_size(y_nm, x_nm)
+    size_nm, assumed = sane_pixel_size(y_nm, x_nm)
     period_ms = [loop.parameters.periodMs for loop in file.experiment if loop.type == "TimeLoop"]
-    return _Metadata(
+    return Said(
         pixel_size_nm=size_nm,
         z_step_nm=z_nm,
-        time_step_s=_positive(period_ms[0], 1e-3) if period_ms else None,
+        time_step_s=positive(period_ms[0], 1e-3) if period_ms else None,
         channels=tuple(
             Channel(known.channel.name, "#" + bytes(known.channel.color[:3]).hex())
             for known in channels
@@ -735,7 +748,7 @@ def _first_of(count: int) -> str:
     return f"The file holds {count} images: the first is read, {count - 1} are ignored"
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     if path.is_dir():
         raise ImageError(path, "is a folder, not an image", "Name an image in it")
     if not path.is_file():
@@ -754,13 +767,18 @@ def _require_room(path: Path, needed_bytes: int) -> None:
     if needed_bytes > most_bytes:
         reason = f"{said}, more than the {most_bytes / 2**30:.1f} GiB that can be read"
         raise ImageError(path, reason, "Cut it into smaller images")
+    _require_no_bomb(path, needed_bytes)
+
+
+def _require_no_bomb(path: Path, needed_bytes: int) -> None:
     size = path.stat().st_size
     if needed_bytes > _BOMB_BYTES and needed_bytes > _BOMB_RATIO * size:
+        said = f"declares {needed_bytes / 2**30:.1f} GiB of pixels"
         raise ImageError(path, f"{said} in a file of {size} bytes", _SAVE_AGAIN)
 
 
 @contextmanager
-def _damage_is_an_error(path: Path) -> Iterator[None]:
+def damage_is_an_error(path: Path) -> Iterator[None]:
     """Raise ImageError where tifffile only complains in its log."""
     complaints: list[str] = []
 
@@ -781,7 +799,7 @@ def _damage_is_an_error(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _one_kind_of_error(path: Path) -> Iterator[None]:
+def one_kind_of_error(path: Path) -> Iterator[None]:
     """Turn whatever a reader throws at a bad file into an ImageError."""
     try:
         yield

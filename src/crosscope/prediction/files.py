@@ -4,8 +4,9 @@ Models of several channels give a colour composite, too: sharp.png beside sharp.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ from typing import Any
 from crosscope.data.errors import CrosscopeError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json, writing
 from crosscope.data.images import Image, list_images, read_image, select_channel, write_image
+from crosscope.data.slides import is_zarr
 from crosscope.model.model import Model
+from crosscope.prediction.cluster import Cluster
 from crosscope.prediction.composite import PERCENTILES, Composite, draw_composite
 from crosscope.prediction.images import (
     PredictionPlan,
-    fastest_engine,
     find_empty,
     fit_channels,
     fit_pixels,
     predict,
     predict_channels,
+    settle,
 )
+from crosscope.prediction.slides import Made, Run, is_slide, predict_slide
 
 _NAMES = (  # of an entry in the sidecar
     *("input", "output", "input_sha256", "model_sha256", "pixel_size_nm"),
@@ -61,13 +65,16 @@ def predict_files(
     *,
     plan: PredictionPlan | None = None,
     overwrite: bool = False,
+    cluster: Cluster | None = None,
     watch: Callable[[float], None] = lambda done: None,
 ) -> Predicted:
     """Predict a file, or every image of a folder, and write OUTPUT and OUTPUT.json.
 
-    In a folder what can be done is done; the rest is listed. Each image appears under its final
-    name when it is complete, the sidecar last. With a model for each channel, every output has a
-    colour composite beside it, of its name but for .png; the sidecar says how it shows them.
+    An OME-Zarr or a large TIFF is done part by part, see `predict_slide`; with a `cluster`, its
+    parts, or the images of a folder, are spread over the workers. In a folder what can be done is
+    done; the rest is listed. Each image appears under its final name when it is complete, the
+    sidecar last. With a model for each channel, every output has a colour composite beside it, of
+    its name but for .png; the sidecar says how it shows them.
 
     Raises
     ------
@@ -78,90 +85,130 @@ def predict_files(
     require_free(output, overwrite=overwrite, inputs=[source])
     sidecar = output.with_name(output.name + ".json")
     require_free(sidecar, overwrite=overwrite)
-    folder = source.is_dir()
+    folder = source.is_dir() and not is_zarr(source)
     files = list_images(source) if folder else [source]
     if folder and len({file.stem for file in files}) < len(files):
         reason = "has images of one name that differ only in their last suffix"
         raise ImageError(source, reason, "Rename one of them")
-    if not folder and output.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(output, "is not the name of a TIFF file", "End it in .ome.tif")
+    if not folder and output.suffix.lower() not in (".tif", ".tiff", ".zarr"):
+        reason = "is not the name of a TIFF file or an OME-Zarr"
+        raise OutputError(output, reason, "End it in .ome.tif or .ome.zarr")
     if not folder and not isinstance(models, Model):
         require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
-    outputs, failures = [], []
-    for n, file in enumerate(files):
-        to = output / f"{file.stem}.tif" if folder else output
-        try:
-            entry = _predict_file(
-                models,
-                file,
-                to,
-                plan=plan,
-                overwrite=overwrite,
-                watch=lambda done, n=n: watch((n + done) / len(files)),  # type: ignore[misc]
-            )
-            outputs.append(entry)
-            # what was measured for the first holds for all
-            settled = {name: entry["plan"][name] for name in ("threads", "precision")}
-            plan = replace(plan, **settled)
-        except CrosscopeError as error:
-            if not folder:
-                raise
-            failures.append(Failure(file, error))
-            nothing = dict.fromkeys(_NAMES)
-            outputs.append(nothing | {"input": str(file), "reasons": [str(error)]})
+    if cluster:
+        plan = replace(plan, threads=plan.threads or 1)  # as many at a time as there are workers
+    if folder:
+        files_to = [(file, output / f"{file.stem}.tif") for file in files]
+        found = _predict_all(models, files_to, plan, overwrite, cluster, watch)
+    else:
+        run = cluster.run if cluster else None
+        found = [_predict_file(models, source, output, plan, overwrite, run, watch)]
+    failures = [failure for failure in found if isinstance(failure, Failure)]
+    outputs = [_entry_of(each) if isinstance(each, Failure) else each for each in found]
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
     return Predicted(outputs, failures)
+
+
+def _predict_all(
+    models: Mapping[str, Model] | Model,
+    files_to: Sequence[tuple[Path, Path]],
+    plan: PredictionPlan,
+    overwrite: bool,
+    cluster: Cluster | None,
+    watch: Callable[[float], None],
+) -> list[dict[str, Any] | Failure]:
+    """Predict files one after the other, or the first here and the others on a cluster."""
+    found: list[dict[str, Any] | Failure] = []
+    for n, (file, to) in enumerate(files_to):
+        if cluster and n == 1:
+            work = partial(_try_file, plan=plan, overwrite=overwrite)
+            return found + cluster.do_all(work, models, files_to[1:], watch)
+
+        def tell(done: float, n: int = n) -> None:
+            watch((n + done) / len(files_to))
+
+        found.append(_try_file(models, (file, to), plan=plan, overwrite=overwrite, watch=tell))
+        if not isinstance(found[-1], Failure):  # what was measured for one holds for all
+            engine = {name: found[-1]["plan"][name] for name in ("threads", "precision")}
+            plan = replace(plan, **engine)
+    return found
+
+
+def _try_file(
+    models: Mapping[str, Model] | Model,
+    file_to: tuple[Path, Path],
+    *,
+    plan: PredictionPlan,
+    overwrite: bool,
+    watch: Callable[[float], None] = lambda done: None,
+) -> dict[str, Any] | Failure:
+    try:
+        return _predict_file(models, *file_to, plan, overwrite, None, watch)
+    except CrosscopeError as error:
+        return Failure(file_to[0], error)
+
+
+def _entry_of(failure: Failure) -> dict[str, Any]:
+    said = {"input": str(failure.path), "reasons": [str(failure.error)]}
+    return dict.fromkeys(_NAMES) | said
 
 
 def _predict_file(
     models: Mapping[str, Model] | Model,
     source: Path,
     output: Path,
-    *,
     plan: PredictionPlan,
     overwrite: bool,
+    run: Run | None,
     watch: Callable[[float], None],
 ) -> dict[str, Any]:
     began = time.monotonic()
-    image = read_image(source)
-    hashes: str | dict[str, str | None] | None
-    composite = None
-    if isinstance(models, Model):
-        image = select_channel(image, channel=plan.channel)
-        fit = fit_pixels(models, plan.sized(image), force=plan.force)
-        plan = _settled(plan, models, image)
-        result = predict(models, image, plan=plan, watch=watch)
-        hashes = models.sha256
+    if run or is_slide(source, output):
+        made = predict_slide(
+            models, source, output, plan=plan, overwrite=overwrite, run=run, watch=watch
+        )
     else:
-        fit = fit_channels(models, image, plan=plan)
-        plan = _settled(plan, next(iter(models.values())), image)
-        result = predict_channels(models, image, plan=plan, watch=watch)
-        hashes = {name: model.sha256 for name, model in models.items()}
-        composite = draw_composite(result)
-    write_image(result, output, overwrite=overwrite)
-    if composite:
+        made = _predict_image(models, read_image(source), plan=plan, watch=watch)
+        write_image(made.result, output, overwrite=overwrite)
+    if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
-            part.write_bytes(composite.png)
+            part.write_bytes(made.composite.png)
     return {
         "input": str(source),
         "output": str(output),
-        "input_sha256": image.sha256,
-        "model_sha256": hashes,
-        "pixel_size_nm": result.pixel_size_nm,
-        "domain": fit.domain,
+        "input_sha256": made.image.sha256,
+        "model_sha256": models.sha256
+        if isinstance(models, Model)
+        else {name: model.sha256 for name, model in models.items()},
+        "pixel_size_nm": made.result.pixel_size_nm,
+        "domain": made.fit.domain,
         "verdict": None,
-        "reasons": [*fit.reasons, *find_empty(image), *image.assumed],
+        "reasons": [*made.fit.reasons, *made.remarks, *made.image.assumed],
         "seconds": round(time.monotonic() - began, 3),
-        "plan": {key: value for key, value in asdict(plan).items() if value is not None},
+        "plan": {key: value for key, value in asdict(made.plan).items() if value is not None},
         "versions": {name: version(name) for name in ("crosscope", "torch", "numpy")},
-        **(_shown(composite, output) if composite else {}),
+        **(_shown(made.composite, output) if made.composite else {}),
     }
 
 
-def _settled(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
-    """Return the plan with threads and precision, by measurement where they are left open."""
-    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
-    return replace(plan, threads=engine.threads, precision=engine.precision)
+def _predict_image(
+    models: Mapping[str, Model] | Model,
+    image: Image,
+    *,
+    plan: PredictionPlan,
+    watch: Callable[[float], None],
+) -> Made:
+    """Predict an image in memory."""
+    if isinstance(models, Model):
+        image = select_channel(image, channel=plan.channel)
+        fit = fit_pixels(models, plan.sized(image), force=plan.force)
+        plan = settle(plan, models, image)
+        result = predict(models, image, plan=plan, watch=watch)
+        return Made(image, result, fit, plan, None, find_empty(image))
+    fit = fit_channels(models, image, plan=plan)
+    plan = settle(plan, next(iter(models.values())), image)
+    result = predict_channels(models, image, plan=plan, watch=watch)
+    return Made(image, result, fit, plan, draw_composite(result), find_empty(image))
 
 
 def _shown(composite: Composite, output: Path) -> dict[str, Any]:

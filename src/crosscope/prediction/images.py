@@ -1,14 +1,13 @@
 """Model + image -> image of the target modality: planes, pixel sizes, what is refused."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from crosscope.data.errors import DomainError, ImageError, InputError, ModelError
-from crosscope.data.grids import resample
 from crosscope.data.images import Channel, Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine, choose_engine, find_device
@@ -93,6 +92,11 @@ class PredictionPlan:
             return image
         return replace(image, pixel_size_nm=(self.pixel_size_nm, self.pixel_size_nm))
 
+    def scaling(self, model: Model) -> Scaling:
+        """Return the model's scaling of the source, by the offset that was given, where one was."""
+        scaling = model.source_scaling
+        return scaling if self.offset is None else replace(scaling, offset=self.offset)
+
 
 def predict(
     model: Model,
@@ -127,24 +131,18 @@ def predict(
     image = plan.sized(select_channel(image, channel=plan.channel))
     require_finite(image)
     fit = fit_pixels(model, image, force=plan.force)
-    scaling = model.source_scaling
-    if plan.offset is not None:
-        scaling = Scaling(offset=plan.offset, scale=scaling.scale)
     engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
-    planes = image.pixels.reshape(-1, *image.pixels.shape[-2:])
-    sharp = [
-        sharpen(
-            model,
-            resample(plane, fit.zoom),
-            engine=engine,
-            source_scaling=scaling,
-            tile_px=plan.tile_px,
-            exact=plan.exact,
-            watch=lambda done, n=n: watch((n + done) / len(planes)),  # type: ignore[misc]
-        )
-        for n, plane in enumerate(planes)
-    ]
-    pixels = np.stack(sharp).reshape(*image.pixels.shape[:-2], *sharp[0].shape)
+    sharp = sharpen(
+        model,
+        image.pixels.reshape(-1, *image.pixels.shape[-2:]),
+        engine=engine,
+        zoom=fit.zoom,
+        source_scaling=plan.scaling(model),
+        tile_px=plan.tile_px,
+        exact=plan.exact,
+        watch=watch,
+    )
+    pixels = sharp.reshape(*image.pixels.shape[:-2], *sharp.shape[-2:])
     return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
 
 
@@ -171,8 +169,16 @@ def predict_channels(
         )
         for n, (name, model) in enumerate(models.items())
     ]
+    return join_channels(list(models), results)
+
+
+def join_channels(names: Sequence[str], results: Sequence[Image]) -> Image:
+    """Put images of one channel each together, in this order, behind t.
+
+    Raises ModelError, with the model's name, where their pixel grids differ.
+    """
     first = results[0]
-    for name, result in zip(models, results, strict=True):
+    for name, result in zip(names, results, strict=True):
         if result.pixels.shape != first.pixels.shape:
             reason = f"gives {result.pixels.shape} pixels, the first model {first.pixels.shape}"
             raise ModelError(name, reason, "Take models of one target pixel size")
@@ -283,3 +289,9 @@ def fastest_engine(
     return choose_engine(
         model.generator, tile, training=False, threads=threads, precision=precision
     )
+
+
+def settle(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
+    """Return the plan with threads and precision, by measurement where they are left open."""
+    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
+    return replace(plan, threads=engine.threads, precision=engine.precision)

@@ -302,7 +302,10 @@ def _infer(
         if each.obstacle is None:
             engine = engine or fastest_engine(model, each.pair.target)
             source = each.pair.source.pixels
-            made = {m: sharpen(model, source, engine=engine, network=networks[m]) for m in networks}
+            made = {
+                m: sharpen(model, source[None], engine=engine, network=networks[m])[0]
+                for m in networks
+            }
             each = replace(each, made=made)
         found.append(each)
         watch(len(found) / len(given))

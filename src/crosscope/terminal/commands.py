@@ -4,6 +4,7 @@ import functools
 import inspect
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -366,7 +367,9 @@ def predict(
     model: Annotated[
         str, typer.Argument(help="Model file, or one a channel: DAPI=a.zip,FITC=b.zip.")
     ],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Image or folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Image, folder of images, or OME-Zarr.")
+    ],
     output: Annotated[Path, typer.Argument(help="New image or folder, as the input.")],
     channel: Annotated[str | None, typer.Option(help="Of an image with several.")] = None,
     pixel_size_nm: Annotated[
@@ -375,7 +378,7 @@ def predict(
     offset: Annotated[
         float | None, typer.Option(help="Grey level of zero light; else the model's.")
     ] = None,
-    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile: bounds memory.")] = 1024,
+    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile: bounds memory.")] = 1536,
     exact: Annotated[
         bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
     ] = False,
@@ -386,10 +389,18 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Use the model for what it was not made for.")
     ] = False,
+    dask: Annotated[
+        str | None, typer.Option(help="Spread over a Dask cluster: tcp://scheduler:8786.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Or over so many processes of this machine.")
+    ] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> int:
     """Turn images of the source modality into images of the target modality, with OUTPUT.json.
+
+    An OME-Zarr or a large TIFF is done part by part; what was killed goes on when called again.
 
     With a model for each channel there is a colour composite beside each output, too: sharp.png.
 
@@ -405,9 +416,11 @@ def predict(
         exact=exact,
         force=force,
     )
-    with progress_of("predict") as tell:
+    loaded = _load(model)
+    spread = cs.connect(dask, workers=workers) if dask or workers else nullcontext()
+    with spread as cluster, progress_of("predict") as tell:
         predicted = cs.predict_files(
-            _load(model), source, output, plan=plan, overwrite=overwrite, watch=tell
+            loaded, source, output, plan=plan, overwrite=overwrite, cluster=cluster, watch=tell
         )
     for failure in predicted.failures:
         say(f"crosscope: {failure.error}")

@@ -12,6 +12,9 @@ def describe(path: Path) -> dict[str, Any]:
 
     Raises CrosscopeError where it is none of these.
     """
+    if cs.is_zarr(path):
+        with cs.open_slide(path) as slide:
+            return _describe_image(slide.image)
     if path.is_dir():
         return _describe_pairs(path) if (path / "pairs.json").exists() else _describe_folder(path)
     if path.suffix == ".zip" or (not path.exists() and str(path) in _names()):

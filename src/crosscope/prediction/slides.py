@@ -1,0 +1,404 @@
+"""Slide -> slide, part by part: images of any size in the memory that a few parts take.
+
+While one part is predicted, the next is read and the last is written. All lie in a hidden folder
+beside the output until they are complete: a run that was killed goes on with what is missing, and
+ends with the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Num
+
+from crosscope.data.errors import ImageError
+from crosscope.data.files import (
+    require_space,
+    sha256,
+    take_place,
+    unfinished_folder,
+    writing,
+)
+from crosscope.data.grids import resample_part, zoomed_shape
+from crosscope.data.images import Image, select_channel
+from crosscope.data.slides import (
+    Canvas,
+    Part,
+    Slide,
+    create_canvas,
+    finish_canvas,
+    is_written,
+    is_zarr,
+    list_parts,
+    open_canvas,
+    open_slide,
+    read_about,
+    read_level,
+    reduce_part,
+    stand_in,
+    write_part,
+    write_tiff,
+)
+from crosscope.model.engine import Engine
+from crosscope.model.model import Model
+from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
+from crosscope.prediction.images import (
+    Fit,
+    PredictionPlan,
+    fit_channels,
+    fit_pixels,
+    join_channels,
+    settle,
+)
+from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
+
+LARGE_PX = 2**26
+"""Pixels of an image from which a TIFF, too, is done part by part."""
+UNIT_PX = 16
+"""Parts begin at multiples of it, as of every network's stride."""
+VERSION = "0.5"
+"""Of the OME-Zarr that is written where the input is none."""
+_REDUCING = 0.05  # part of the time that the pyramid takes, for the progress bar
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What came of an image.
+
+    Attributes
+    ----------
+    image, result : Image
+        The input and the output; of a slide the pixels stand in.
+    fit : Fit
+    plan : PredictionPlan
+        Settled: with the engine that was used.
+    composite : Composite or None
+    remarks : tuple of str
+        What is worth a word, one sentence each.
+    """
+
+    image: Image
+    result: Image
+    fit: Fit
+    plan: PredictionPlan
+    composite: Composite | None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process must know, beside the models, to do parts: plain values.
+
+    Attributes
+    ----------
+    source, folder : str
+        The slide, and the hidden folder with the canvas.
+    plan : PredictionPlan
+        Settled.
+    axes : str
+        Of the output.
+    channels : tuple of int
+        Of the slide, one for each channel of the output.
+    """
+
+    source: str
+    folder: str
+    plan: PredictionPlan
+    axes: str
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """All that is needed to do a part, open.
+
+    Attributes
+    ----------
+    job : Job
+    slide : Slide
+    canvas : Canvas
+    sharpeners, zooms : tuples
+        One for each channel of the output: the model at work, and target px per source px.
+    """
+
+    job: Job
+    slide: Slide
+    canvas: Canvas
+    sharpeners: tuple[Sharpener, ...]
+    zooms: tuple[tuple[float, float], ...]
+
+
+Models = tuple[Model, ...]
+Run = Callable[[Job, Models, Sequence[Part], Callable[[float], None]], None]
+"""Does parts of one level, and tells the share done."""
+
+
+def is_slide(source: Path, output: Path) -> bool:
+    """Tell whether an image is to be done part by part: OME-Zarr in or out, or a large TIFF."""
+    if is_zarr(source) or is_zarr(output):
+        return True
+    if source.suffix.lower() not in (".tif", ".tiff") or not source.is_file():
+        return False
+    try:
+        with open_slide(source) as slide:
+            return slide.image.pixels.size >= LARGE_PX
+    except ImageError:  # of types that only the whole can be converted from, or damaged
+        return False
+
+
+def predict_slide(
+    models: Mapping[str, Model] | Model,
+    source: Path,
+    output: Path,
+    *,
+    plan: PredictionPlan,
+    overwrite: bool = False,
+    run: "Run | None" = None,
+    watch: Callable[[float], None] = lambda done: None,
+) -> Made:
+    """Predict an OME-Zarr or a large TIFF into an OME-Zarr or a BigTIFF, with a pyramid.
+
+    Parameters
+    ----------
+    models : Model, or mapping of channel names to Model
+    source, output : Path
+        OME-Zarr where the name ends in .zarr (of the source's version, else 0.5).
+    plan : PredictionPlan
+    overwrite : bool
+    run : callable, optional
+        Does the parts elsewhere, on a cluster, say; else they are done here.
+    watch : callable
+        Told the part done, 0 to 1.
+
+    Returns
+    -------
+    Made
+
+    Raises
+    ------
+    ImageError
+        As `open_slide`, `select_channel`, `fit_pixels`; or a part holds NaN.
+    OutputError
+        The output is in the way, is being written by another process, or the disk is too small.
+    """
+    with open_slide(source) as slide:
+        image = slide.image
+    if isinstance(models, Model):
+        channel = plan.sized(select_channel(image, channel=plan.channel))
+        fit, chosen, named = fit_pixels(models, channel, force=plan.force), [channel], {"": models}
+    else:
+        fit, named = fit_channels(models, image, plan=plan), dict(models)
+        chosen = [plan.sized(select_channel(image, channel=name)) for name in models]
+    results = [
+        _result(each, fit_pixels(model, each, force=plan.force))
+        for each, model in zip(chosen, named.values(), strict=True)
+    ]
+    result = results[0] if isinstance(models, Model) else join_channels(list(named), results)
+    plan = replace(plan, tile_px=-(-plan.tile_px // UNIT_PX) * UNIT_PX)
+    digest = None if slide.version else sha256(source)
+
+    with unfinished_folder(output, overwrite=overwrite) as folder:
+        earlier = read_about(folder / "image.zarr")
+        plan = _settled(plan, earlier, next(iter(named.values())), chosen[0])
+        about = {
+            "input": [image.name, digest, image.pixels.shape, str(image.pixels.dtype)],
+            "models": {name: model.sha256 for name, model in named.items()},
+            "plan": {key: value for key, value in asdict(plan).items() if value is not None},
+        }
+        copies = write_tiff if not is_zarr(output) else None
+        (folder / "image.zarr").mkdir(exist_ok=True)
+        version = slide.version or VERSION
+        canvas = create_canvas(
+            folder / "image.zarr",
+            result,
+            version=version,
+            tile_px=plan.tile_px,
+            about=json.loads(json.dumps(about)),
+        )
+        left = [
+            [part for part in list_parts(canvas, level) if not is_written(canvas, part)]
+            for level in range(len(canvas.levels))
+        ]
+        share = len(left[0]) / sum(1 for _ in list_parts(canvas, 0))
+        pyramid_bytes = result.pixels.size * result.pixels.dtype.itemsize * 4 / 3
+        require_space(output, pyramid_bytes * (share + (copies is not None)))
+        job = Job(
+            source=str(source.absolute()),
+            folder=str(folder.absolute()),
+            plan=plan,
+            axes=result.axes,
+            channels=tuple(_channel_of(image, each) for each in chosen),
+        )
+        for level, parts in enumerate(left):
+            done = (0.0, 1 - _REDUCING) if level == 0 else (1 - _REDUCING / 4 ** (level - 1), 1.0)
+            (run or run_here)(job, tuple(named.values()), parts, _within(watch, *done))
+        finish_canvas(canvas, result, version=version)
+        composite = None
+        if not isinstance(models, Model):
+            coarse = read_level(canvas, most_px=MOST_PX)
+            composite = draw_composite(_coarser(result, coarse))
+        if copies:
+            with writing(output, overwrite=overwrite) as path:
+                copies(canvas, result, path)
+                open_slide(path).close()  # a full disk can leave a TIFF without its end
+        else:
+            take_place(folder / "image.zarr", output)
+    watch(1.0)
+    return Made(image.with_pixels(image.pixels, sha256=digest), result, fit, plan, composite)
+
+
+def run_here(
+    job: Job, models: Models, parts: Sequence[Part], watch: Callable[[float], None]
+) -> None:
+    """Do parts in this process: the next is read and the last is written meanwhile."""
+    workshop = open_workshop(job, models)
+    if parts and parts[0].level:
+        for n, part in enumerate(parts):
+            reduce_part(workshop.canvas, part)
+            watch((n + 1) / len(parts))
+        parts = []
+    with workshop.slide, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        reading = [reader.submit(read_part, workshop, part) for part in parts[:1]]
+        writing: list[Future[None]] = []
+        for n, part in enumerate(parts):
+            block = reading.pop().result()
+            reading += [reader.submit(read_part, workshop, after) for after in parts[n + 1 : n + 2]]
+            made = sharpen_part(workshop, part, block)
+            if writing:
+                writing.pop().result()
+            writing.append(writer.submit(write_part, workshop.canvas, part, made))
+            watch((n + 1) / len(parts))
+        for last in writing:
+            last.result()
+
+
+def do_part(job: Job, models: Models, part: Part) -> None:
+    """Do one part, of the full resolution or of a coarser level: what a cluster's worker does."""
+    workshop = keep_workshop(job, models)
+    if part.level:
+        reduce_part(workshop.canvas, part)
+        return
+    block = read_part(workshop, part)
+    write_part(workshop.canvas, part, sharpen_part(workshop, part, block))
+
+
+def open_workshop(job: Job, models: Models) -> Workshop:
+    """Open what `predict_slide` laid out in its hidden folder, in this process or another."""
+    plan, slide = job.plan, open_slide(Path(job.source))
+    image = plan.sized(slide.image)
+    assert plan.threads is not None
+    assert plan.precision is not None
+    engine = Engine(plan.threads, plan.precision)
+    sharpeners = (
+        make_sharpener(model, engine=engine, source_scaling=plan.scaling(model), exact=plan.exact)
+        for model in models
+    )
+    return Workshop(
+        job=job,
+        slide=slide,
+        canvas=open_canvas(Path(job.folder) / "image.zarr"),
+        sharpeners=tuple(sharpeners),
+        zooms=tuple(fit_pixels(model, image, force=True).zoom for model in models),
+    )
+
+
+keep_workshop = lru_cache(maxsize=1)(open_workshop)
+"""Opened once for all the parts that a process does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A part with its halo, grey values of the source on the target's grid, and where it begins."""
+
+    pixels: Num[np.ndarray, "1 y x"]
+    y_px: int
+    x_px: int
+
+    def read(self, y: slice, x: slice) -> Num[np.ndarray, "1 _y _x"]:
+        """Return what lies between these pixels of the plane."""
+        return self.pixels[
+            :, y.start - self.y_px : y.stop - self.y_px, x.start - self.x_px : x.stop - self.x_px
+        ]
+
+
+def read_part(workshop: Workshop, part: Part) -> Block:
+    """Read what a part is made from, its halo too; raise ImageError where that is not finite."""
+    at = dict(zip(workshop.job.axes[:-2], part.place, strict=True))
+    which = at.get("c", 0)
+    at["c"] = workshop.job.channels[which]
+    image = workshop.slide.image
+    place = tuple(at[axis] for axis in image.axes[:-2])
+    sharpener, shape = workshop.sharpeners[which], workshop.canvas.levels[0].shape[-2:]
+    y, x = (
+        make_tile(s.start, s.stop, n, sharpener)
+        for s, n in zip((part.y, part.x), shape, strict=True)
+    )
+    rows, columns = (
+        slice(t.read_start, min(t.read_stop, n)) for t, n in zip((y, x), shape, strict=True)
+    )
+    pixels = resample_part(
+        lambda v, u: workshop.slide.read(place, v, u),
+        image.pixels.shape[-2:],
+        workshop.zooms[which],
+        rows,
+        columns,
+    )
+    if not np.isfinite(pixels).all():
+        reason = f"has pixels that are NaN or infinite at about y {part.y.start}, x {part.x.start}"
+        raise ImageError(image.name, reason, "Crop them away or fill them in before use")
+    return Block(pixels[None], rows.start, columns.start)
+
+
+def sharpen_part(workshop: Workshop, part: Part, block: Block) -> Float32[np.ndarray, "y x"]:
+    """Predict a part from what was read for it."""
+    which = dict(zip(workshop.job.axes[:-2], part.place, strict=True)).get("c", 0)
+    sharpener, shape = workshop.sharpeners[which], workshop.canvas.levels[0].shape[-2:]
+    y, x = (
+        make_tile(s.start, s.stop, n, sharpener)
+        for s, n in zip((part.y, part.x), shape, strict=True)
+    )
+    return sharpen_tile(sharpener, block.read, shape, y, x)[0]
+
+
+def _result(image: Image, fit: Fit) -> Image:
+    """Return what becomes of an image of one channel, its pixels standing in."""
+    shape = zoomed_shape(image.pixels.shape[-2:], fit.zoom)
+    pixels = stand_in((*image.pixels.shape[:-2], *shape), np.float32)
+    return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
+
+
+def _channel_of(image: Image, chosen: Image) -> int:
+    return image.channels.index(chosen.channels[0]) if "c" in image.axes else 0
+
+
+def _settled(
+    plan: PredictionPlan, earlier: Mapping[str, Any] | None, model: Model, image: Image
+) -> PredictionPlan:
+    """Return the plan with an engine: that of the run that was killed, where there was one."""
+    said = (earlier or {}).get("plan", {})
+    engine = {name: said.get(name) for name in ("threads", "precision")}
+    if None not in engine.values() and all(
+        getattr(plan, name) in (None, value) for name, value in engine.items()
+    ):
+        return replace(plan, **engine)
+    return settle(plan, model, image)
+
+
+def _coarser(image: Image, pixels: Num[np.ndarray, "*shape"]) -> Image:
+    assert image.pixel_size_nm is not None
+    y, x = (
+        size * n / m
+        for size, n, m in zip(
+            image.pixel_size_nm, image.pixels.shape[-2:], pixels.shape[-2:], strict=True
+        )
+    )
+    return image.with_pixels(pixels, pixel_size_nm=(y, x))
+
+
+def _within(watch: Callable[[float], None], first: float, last: float) -> Callable[[float], None]:
+    return lambda done: watch(first + done * (last - first))
