@@ -39,7 +39,7 @@ def main() -> None:
         Scaling(0.0, 1.0),
         (30.0, 30.0),
         (30.0, 30.0),
-        Reach(96, 72),
+        Reach(96, 72, 40),
     )
     engine = cs.fastest_engine(model, image)
     plan = cs.PredictionPlan(threads=engine.threads, precision=engine.precision)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 from crosscope.data.errors import ImageError, OutputError
 from crosscope.data.images import Channel, Image, read_image, write_image
+from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.files import predict_files
 from crosscope.prediction.images import PredictionPlan, fastest_engine
 
 MakeScaler = Callable[..., Model]
-PLAN = PredictionPlan(threads=1, precision="float32")
+PLAN = PredictionPlan(engine="torch", threads=1, precision="float32")
 
 
 def write(path: Path, nm: float = 60.0) -> Path:
@@ -49,14 +51,16 @@ def test_the_engine_is_chosen_once_for_a_folder(
 ) -> None:
     asked: list[int | None] = []
 
-    def note(model: Model, image: Image, *, threads: int | None, precision: str | None) -> object:
-        asked.append(threads)
-        return fastest_engine(model, image, threads=threads or 1, precision=precision)
+    def note(
+        model: Model, image: Image, *, plan: PredictionPlan, say: Callable[[str], None]
+    ) -> Engine:
+        asked.append(plan.threads)
+        return fastest_engine(model, image, plan=replace(plan, threads=plan.threads or 1), say=say)
 
     monkeypatch.setattr("crosscope.prediction.files.fastest_engine", note)
     for name in ("a.tif", "b.tif"):
         write(tmp_path / "in" / name)
-    plan = PredictionPlan(precision="float32")
+    plan = PredictionPlan(precision="float32", engine="torch")
     predicted = predict_files(make_scaler(), tmp_path / "in", tmp_path / "out", plan=plan)
     assert asked == [None, 1]
     assert [entry["plan"]["threads"] for entry in predicted.outputs] == [1, 1]

@@ -62,12 +62,14 @@ def predict_files(
     plan: PredictionPlan | None = None,
     overwrite: bool = False,
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Predicted:
     """Predict a file, or every image of a folder, and write OUTPUT and OUTPUT.json.
 
     In a folder what can be done is done; the rest is listed. Each image appears under its final
     name when it is complete, the sidecar last. With a model for each channel, every output has a
     colour composite beside it, of its name but for .png; the sidecar says how it shows them.
+    `say` is told which engine was chosen, and why.
 
     Raises
     ------
@@ -98,10 +100,11 @@ def predict_files(
                 plan=plan,
                 overwrite=overwrite,
                 watch=lambda done, n=n: watch((n + done) / len(files)),  # type: ignore[misc]
+                say=say,
             )
             outputs.append(entry)
             # what was measured for the first holds for all
-            settled = {name: entry["plan"][name] for name in ("threads", "precision")}
+            settled = {name: entry["plan"][name] for name in ("engine", "threads", "precision")}
             plan = replace(plan, **settled)
         except CrosscopeError as error:
             if not folder:
@@ -121,6 +124,7 @@ def _predict_file(
     plan: PredictionPlan,
     overwrite: bool,
     watch: Callable[[float], None],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     began = time.monotonic()
     image = read_image(source)
@@ -129,15 +133,16 @@ def _predict_file(
     if isinstance(models, Model):
         image = select_channel(image, channel=plan.channel)
         fit = fit_pixels(models, plan.sized(image), force=plan.force)
-        plan = _settled(plan, models, image)
-        result = predict(models, image, plan=plan, watch=watch)
+        plan = _settled(plan, models, image, say)
+        result = predict(models, image, plan=plan, watch=watch, say=say)
         hashes = models.sha256
     else:
         fit = fit_channels(models, image, plan=plan)
-        plan = _settled(plan, next(iter(models.values())), image)
-        result = predict_channels(models, image, plan=plan, watch=watch)
+        plan = _settled(plan, next(iter(models.values())), image, say)
+        result = predict_channels(models, image, plan=plan, watch=watch, say=say)
         hashes = {name: model.sha256 for name, model in models.items()}
         composite = draw_composite(result)
+    libraries = dict.fromkeys(("torch", plan.engine or "torch"))
     write_image(result, output, overwrite=overwrite)
     if composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
@@ -153,15 +158,17 @@ def _predict_file(
         "reasons": [*fit.reasons, *find_empty(image), *image.assumed],
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(plan).items() if value is not None},
-        "versions": {name: version(name) for name in ("crosscope", "torch", "numpy")},
+        "versions": {name: version(name) for name in ("crosscope", "numpy", *libraries)},
         **(_shown(composite, output) if composite else {}),
     }
 
 
-def _settled(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
-    """Return the plan with threads and precision, by measurement where they are left open."""
-    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
-    return replace(plan, threads=engine.threads, precision=engine.precision)
+def _settled(
+    plan: PredictionPlan, model: Model, image: Image, say: Callable[[str], None]
+) -> PredictionPlan:
+    """Return the plan with its engine, by measurement where it is left open."""
+    engine = fastest_engine(model, image, plan=plan, say=say)
+    return replace(plan, engine=engine.library, threads=engine.threads, precision=engine.precision)
 
 
 def _shown(composite: Composite, output: Path) -> dict[str, Any]:

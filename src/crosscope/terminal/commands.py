@@ -379,6 +379,9 @@ def predict(
     exact: Annotated[
         bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
     ] = False,
+    engine: Annotated[
+        Literal["torch", "openvino"] | None, typer.Option(help="Else by measurement.")
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
     ] = None,
@@ -399,6 +402,7 @@ def predict(
         channel=channel,
         pixel_size_nm=pixel_size_nm,
         offset=offset,
+        engine=engine,
         threads=threads,
         precision=precision,
         tile_px=tile_px,
@@ -407,7 +411,7 @@ def predict(
     )
     with progress_of("predict") as tell:
         predicted = cs.predict_files(
-            _load(model), source, output, plan=plan, overwrite=overwrite, watch=tell
+            _load(model), source, output, plan=plan, overwrite=overwrite, watch=tell, say=say
         )
     for failure in predicted.failures:
         say(f"crosscope: {failure.error}")
