@@ -15,7 +15,7 @@ import tifffile
 import crosscope as cs
 
 Crosscope = Callable[..., Any]
-QUICK = ("--engine", "torch", "--threads", "1", "--precision", "float32")
+QUICK = ("--threads", "1", "--precision", "float32")
 FAST = ("--steps", "1", "--base", "4", *QUICK)
 NOISE = np.random.default_rng(0).integers(0, 500, (96, 96)).astype(np.uint16)
 

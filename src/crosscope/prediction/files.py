@@ -12,7 +12,14 @@ from typing import Any
 
 from crosscope.data.errors import CrosscopeError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json, writing
-from crosscope.data.images import Image, list_images, read_image, select_channel, write_image
+from crosscope.data.images import (
+    Image,
+    list_images,
+    read_image,
+    require_finite,
+    select_channel,
+    write_image,
+)
 from crosscope.model.model import Model
 from crosscope.prediction.composite import PERCENTILES, Composite, draw_composite
 from crosscope.prediction.images import (
@@ -133,6 +140,7 @@ def _predict_file(
     if isinstance(models, Model):
         image = select_channel(image, channel=plan.channel)
         fit = fit_pixels(models, plan.sized(image), force=plan.force)
+        require_finite(image)  # before anything is measured or said
         plan = _settled(plan, models, image, say)
         result = predict(models, image, plan=plan, watch=watch, say=say)
         hashes = models.sha256
