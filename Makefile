@@ -20,6 +20,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/registration.py
 	$(PY) benchmarks/real_registration.py
 	$(PY) benchmarks/prediction.py
+	$(PY) benchmarks/engines.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/measures.py
 	$(PY) benchmarks/systems.py systems
@@ -31,7 +32,7 @@ benchmark: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --constraint constraints.txt torch
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,nd2,tensorboard,dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,nd2,openvino,tensorboard,dev]'
 	touch $@
 
 clean:

@@ -176,10 +176,10 @@ def make_source(out: Path, side: int, kind: str, planes: int | None) -> Path:
             for x in range(0, side, SOURCE_CHUNK_PX):
                 height, width = min(SOURCE_CHUNK_PX, side - y), min(SOURCE_CHUNK_PX, side - x)
                 array[y : y + height, x : x + width] = field[:height, :width]
-        axes = [{"name": a, "type": "space", "unit": "nanometer"} for a in "yx"]
+        axes: list[Any] = [{"name": a, "type": "space", "unit": "nanometer"} for a in "yx"]
         scale = [{"type": "scale", "scale": [PIXEL_NM, PIXEL_NM]}]
         datasets = [{"path": "0", "coordinateTransformations": scale}]
-        multiscales = [{"axes": axes, "datasets": datasets, "name": "beads"}]
+        multiscales: list[Any] = [{"axes": axes, "datasets": datasets, "name": "beads"}]
         group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
     else:
         times = -(-side // SOURCE_CHUNK_PX)

@@ -18,6 +18,7 @@ from crosscope.model import training
 from crosscope.model.model import Model
 from crosscope.model.plan import TrainingPlan
 from crosscope.model.training import Data, Moment, TrainingError, draw_batch, train
+from crosscope.model.trial import cut_tile
 
 
 def spots(
@@ -108,6 +109,13 @@ def checkpoints(run: Path) -> list[Path]:
 def whole() -> Model:
     """Return the model of a run that nothing interrupts."""
     return train(PAIRS, PLAN)
+
+
+def test_the_test_tile_is_from_a_validation_field(whole: Model) -> None:
+    (held_out,) = (seen.name for seen in whole.fields if seen.part == "validation")
+    (pair,) = (pair for pair in PAIRS if pair.name == held_out)
+    assert np.array_equal(whole.tile, cut_tile(whole.source_scaling.apply(pair.source.pixels)))
+    assert whole.tile.std() > 0.01
 
 
 def test_a_model_tells_what_it_is_and_what_it_saw(whole: Model) -> None:

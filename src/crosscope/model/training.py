@@ -49,6 +49,7 @@ from crosscope.model.state import (
     load_checkpoint,
     save_checkpoint,
 )
+from crosscope.model.trial import cut_tile
 
 DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
 MOMENTS = 24  # validations and checkpoints in a run ...
@@ -195,6 +196,7 @@ def train(
     twin.load_state_dict(state.kept["warm"])
     at_best = dict(state.progress.best[best])
     field = scalings[0].apply(split.validation[0].source.pixels)
+    tiles = [cut_tile(scalings[0].apply(pair.source.pixels)) for pair in split.validation]
     return Model(
         network=plan.network,
         base=plan.base,
@@ -217,6 +219,7 @@ def train(
             "rollbacks": state.progress.rollbacks,
         },
         log=tuple(journal.lines),
+        tile=max(tiles, key=lambda tile: float(tile.std())),
     )
 
 
@@ -318,7 +321,6 @@ def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan
     engine = choose_engine(
         state.generator,
         draw_batch(data, plan, 0)[0],
-        training=True,
         threads=plan.threads,
         precision=plan.precision,
     )

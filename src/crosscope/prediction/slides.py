@@ -44,7 +44,6 @@ from crosscope.data.slides import (
     write_part,
     write_tiff,
 )
-from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
 from crosscope.prediction.images import (
@@ -160,6 +159,7 @@ def predict_slide(
     overwrite: bool = False,
     run: "Run | None" = None,
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Made:
     """Predict an OME-Zarr or a large TIFF into an OME-Zarr or a BigTIFF, with a pyramid.
 
@@ -172,8 +172,8 @@ def predict_slide(
     overwrite : bool
     run : callable, optional
         Does the parts elsewhere, on a cluster, say; else they are done here.
-    watch : callable
-        Told the part done, 0 to 1.
+    watch, say : callables
+        Told the part done, 0 to 1; told which engine was chosen, and why.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def predict_slide(
 
     with unfinished_folder(output, overwrite=overwrite) as folder:
         earlier = read_about(folder / "image.zarr")
-        plan = _settled(plan, earlier, next(iter(named.values())), chosen[0])
+        plan = _settled(plan, earlier, next(iter(named.values())), chosen[0], say)
         about = {
             "input": [image.name, digest, image.pixels.shape, str(image.pixels.dtype)],
             "models": {name: model.sha256 for name, model in named.items()},
@@ -291,9 +291,7 @@ def open_workshop(job: Job, models: Models) -> Workshop:
     """Open what `predict_slide` laid out in its hidden folder, in this process or another."""
     plan, slide = job.plan, open_slide(Path(job.source))
     image = plan.sized(slide.image)
-    assert plan.threads is not None
-    assert plan.precision is not None
-    engine = Engine(plan.threads, plan.precision)
+    engine = plan.settled
     sharpeners = (
         make_sharpener(model, engine=engine, source_scaling=plan.scaling(model), exact=plan.exact)
         for model in models
@@ -377,16 +375,20 @@ def _channel_of(image: Image, chosen: Image) -> int:
 
 
 def _settled(
-    plan: PredictionPlan, earlier: Mapping[str, Any] | None, model: Model, image: Image
+    plan: PredictionPlan,
+    earlier: Mapping[str, Any] | None,
+    model: Model,
+    image: Image,
+    say: Callable[[str], None],
 ) -> PredictionPlan:
     """Return the plan with an engine: that of the run that was killed, where there was one."""
     said = (earlier or {}).get("plan", {})
-    engine = {name: said.get(name) for name in ("threads", "precision")}
+    engine = {name: said.get(name) for name in ("engine", "threads", "precision")}
     if None not in engine.values() and all(
         getattr(plan, name) in (None, value) for name, value in engine.items()
     ):
         return replace(plan, **engine)
-    return settle(plan, model, image)
+    return settle(plan, model, image, say)
 
 
 def _coarser(image: Image, pixels: Num[np.ndarray, "*shape"]) -> Image:

@@ -382,6 +382,9 @@ def predict(
     exact: Annotated[
         bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
     ] = False,
+    engine: Annotated[
+        Literal["torch", "openvino"] | None, typer.Option(help="Else by measurement.")
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
     ] = None,
@@ -410,6 +413,7 @@ def predict(
         channel=channel,
         pixel_size_nm=pixel_size_nm,
         offset=offset,
+        engine=engine,
         threads=threads,
         precision=precision,
         tile_px=tile_px,
@@ -420,7 +424,14 @@ def predict(
     spread = cs.connect(dask, workers=workers) if dask or workers else nullcontext()
     with spread as cluster, progress_of("predict") as tell:
         predicted = cs.predict_files(
-            loaded, source, output, plan=plan, overwrite=overwrite, cluster=cluster, watch=tell
+            loaded,
+            source,
+            output,
+            plan=plan,
+            overwrite=overwrite,
+            cluster=cluster,
+            watch=tell,
+            say=say,
         )
     for failure in predicted.failures:
         say(f"crosscope: {failure.error}")
