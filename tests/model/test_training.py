@@ -15,9 +15,10 @@ from crosscope.data.errors import ModelError, PairError
 from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair, Transform
 from crosscope.model import training
+from crosscope.model.batches import Data, draw_batch
 from crosscope.model.model import Model
 from crosscope.model.plan import TrainingPlan
-from crosscope.model.training import Data, Moment, TrainingError, draw_batch, train
+from crosscope.model.training import Moment, TrainingError, train
 
 
 def spots(
@@ -75,7 +76,10 @@ def few_moments() -> Iterator[None]:
 
 def lines(model: Model) -> list[dict[str, Any]]:
     """Return the log without what differs from run to run."""
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in model.log]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "waiting_share")}
+        for line in model.log
+    ]
 
 
 def assert_same(a: nn.Module | None, b: nn.Module | None) -> None:

@@ -32,6 +32,14 @@ def require_free(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) ->
     raise OutputError(path, "exists already", "Choose another name or pass --overwrite")
 
 
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Raise OutputError where a folder's disk has no room for so many bytes."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < size_bytes:
+        reason = f"{size_bytes / 1e9:.1f} GB are needed, {free_bytes / 1e9:.1f} GB are free"
+        raise OutputError(folder, reason, "Choose a folder with free space")
+
+
 @contextmanager
 def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary path; when the block ends well, the file there takes its final name.

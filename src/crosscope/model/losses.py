@@ -34,7 +34,12 @@ def ssim_loss(
     output: Float[Tensor, "b 1 y x"], target: Float[Tensor, "b 1 y x"], *, data_range: float
 ) -> Float[Tensor, ""]:
     """-log[(1 + SSIM) / 2]: 0 for equal images, log 2 for unrelated ones."""
-    return -torch.log((1 + ssim(output, target, data_range=data_range)) / 2)
+    return dissimilarity(ssim(output, target, data_range=data_range))
+
+
+def dissimilarity(ssim: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """-log[(1 + SSIM) / 2], from the SSIM of a batch, or of a larger one that it is a part of."""
+    return -torch.log((1 + ssim) / 2)
 
 
 def ssim(

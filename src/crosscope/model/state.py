@@ -29,8 +29,8 @@ class Progress:
 
     Attributes
     ----------
-    step, seconds : int, float
-        Done so far.
+    step, seconds, waited_s : int, float, float
+        Done so far, and how long of that the loop waited for batches.
     phase : str
         "warm" (regression), "discriminator" (it learns alone) or "adversarial".
     mse_weight, ssim_weight, adversarial_weight : float
@@ -46,6 +46,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    waited_s: float = 0.0
     phase: str = "warm"
     mse_weight: float = 1.0
     ssim_weight: float = 0.0
