@@ -93,6 +93,6 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:
         raise InputError(
             "training",
-            f"another of its processes has ended ({str(error).splitlines()[0]})",
+            "another of its processes has ended, or cannot be reached",
             "See what that one said, then go on by --resume",
         ) from error

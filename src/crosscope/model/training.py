@@ -46,7 +46,6 @@ from crosscope.model.journal import Journal
 from crosscope.model.losses import (
     adversarial_loss,
     discriminator_loss,
-    dissimilarity,
     mse_loss,
     ssim,
     ssim_loss,
@@ -313,7 +312,7 @@ def take_up(
         raise ModelError(checkpoint.path, "was trained on other fields", "Choose another RUN")
     count = checkpoint.about.get("processes", 1)
     if count != processes.count:
-        reason = f"is of a training by {count} processes, now there are {processes.count}"
+        reason = f"is of another number of processes: {count}, now {processes.count}"
         raise ModelError(checkpoint.path, reason, "Start as many, or choose another RUN")
     if processes.agree([checkpoint.progress.step]) != [checkpoint.progress.step]:
         reason = "is not the one that the first process goes on from"
@@ -342,8 +341,8 @@ def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State
         average=copy.deepcopy(generator).requires_grad_(False),
         discriminator=discriminator,
         # not fused: that did not resume to the same bits
-        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99)),
-        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99)),
+        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99), foreach=True),
+        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99), foreach=True),
         progress=Progress(ssim_weight=plan.warm_ssim),
     )
 
@@ -399,8 +398,8 @@ def train_step(
     if progress.phase != "warm":
         state.discriminator_optimiser.zero_grad(set_to_none=True)
         for output, wanted in zip(outputs, targets, strict=True):
-            real = plan.engine.run(state.discriminator, wanted)
-            fake = plan.engine.run(state.discriminator, output.detach())
+            both = torch.cat((wanted, output.detach()))  # at once: its large weights are read once
+            real, fake = plan.engine.run(state.discriminator, both).chunk(2)
             loss = discriminator_loss(real, fake)
             (loss / parts).backward()  # type: ignore[no-untyped-call]
             right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
@@ -408,6 +407,7 @@ def train_step(
         descend(state.discriminator_optimiser, processes)
         progress.discriminator_steps += 1
 
+    state.discriminator.requires_grad_(False)  # it only passes gradients on
     state.optimiser.zero_grad(set_to_none=True)
     compared = [_compare(output, wanted) for output, wanted in zip(outputs, targets, strict=True)]
     whole = torch.stack([similarity for _, similarity in compared]).detach().mean()
@@ -418,7 +418,7 @@ def train_step(
             output = plan.engine.run(state.generator, part)
             mse, own = _compare(output, wanted)
         # the logarithm is that of the whole batch's SSIM, the gradient flows to this part
-        dissimilar = dissimilarity(own + (whole - own.detach()))
+        dissimilar = ssim_loss(own + (whole - own.detach()))
         objective = progress.mse_weight * mse + progress.ssim_weight * dissimilar
         note(mse=mse, ssim=dissimilar)
         if progress.phase == "adversarial":
@@ -427,6 +427,7 @@ def train_step(
             note(adversarial=adversarial)
         if learns:
             (objective / parts).backward()  # type: ignore[no-untyped-call]
+    state.discriminator.requires_grad_(True)
     if learns:
         descend(state.optimiser, processes)
         decay = min(plan.ema, (1 + progress.step) / (10 + progress.step))
@@ -500,7 +501,7 @@ def terms_of(
         mse, similarity = _compare(output, wanted)
         sums += [float(mse), float(similarity), float(verdict)]
     mean_mse, mean_ssim, adversarial = processes.mean((sums / plan.accumulate).tolist())
-    return mean_mse, float(dissimilarity(torch.tensor(mean_ssim))), adversarial
+    return mean_mse, float(ssim_loss(torch.tensor(mean_ssim))), adversarial
 
 
 def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
@@ -538,17 +539,16 @@ def validate(
         source, target = (
             stack[first : first + plan.batch] for stack in (held_out.source, held_out.target)
         )
-        output = plan.engine.run(state.average, source)
-        dissimilar = ssim_loss(output, target, data_range=DATA_RANGE)
-        outputs.append(output)
-        sums += len(source) * np.array([float(mse_loss(output, target)), float(dissimilar)])
-    mse, ssim_term = (float(value) for value in sums / len(held_out.source))
+        outputs.append(plan.engine.run(state.average, source))
+        sums += [len(source) * float(value) for value in _compare(outputs[-1], target)]
+    mse, similarity = (sums / len(held_out.source)).tolist()
     loss = mse  # before, the weight of SSIM changes
     if state.progress.phase == "adversarial":
+        ssim_term = float(ssim_loss(torch.tensor(similarity)))
         loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
     _require_finite({"validation loss": loss}, state.progress)
     psnr_db = 10 * math.log10(DATA_RANGE**2 / max(mse, SMALLEST))
-    figures = {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
+    figures = {"loss": loss, "mse": mse, "ssim": similarity, "psnr_db": psnr_db}
     figures |= measure_artefacts(torch.cat(outputs), held_out.target)
     return dict(zip(figures, processes.agree(list(figures.values())), strict=True))
 

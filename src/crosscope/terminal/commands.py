@@ -541,7 +541,7 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
     return {channel: cs.Model.load(path) for channel, _, path in named}
 
 
-def _show_nothing(work: str) -> nullcontext[Callable[..., None]]:
+def _show_nothing(_: str) -> nullcontext[Callable[..., None]]:
     """Take the place of `progress_of` where another process shows the work."""
     return nullcontext(lambda *told: None)
 
