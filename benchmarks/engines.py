@@ -110,7 +110,7 @@ def find_ways(network: nn.Module, tile: np.ndarray) -> dict[str, Callable[[], ob
     ways: dict[str, Callable[[], object]] = {EAGER: run_eager}
     for engine in list_engines(threads=THREADS):
         run = prepare(engine, copy.deepcopy(network))
-        ways[f"{engine.library} {engine.precision}"] = partial(run, tile)
+        ways[f"{engine.library} {engine.precision}"] = partial(run, tile[None])
     return ways
 
 
@@ -194,7 +194,7 @@ def measure_beads(fields: int) -> dict[str, Any]:
         fast = cs.fastest_engine(model, pair.source, plan=cs.PredictionPlan(threads=THREADS))
         row: dict[str, Any] = {"engine": str(fast)}
         for name, engine in (("float32", fine), ("fastest", fast)):
-            pixels = sharpen(model, pair.source.pixels, engine=engine)
+            pixels = sharpen(model, pair.source.pixels[None], engine=engine)[0]
             sharp = pair.source.with_pixels(pixels)
             row[f"{name}_fwhm_nm"] = cs.measure("psf", sharp).value
         row["change"] = row["fastest_fwhm_nm"] / row["float32_fwhm_nm"] - 1
