@@ -124,6 +124,7 @@ def main() -> None:
         return
     size = Size(training=4, test=2, size_px=256) if asked.small else Size()
     size = replace(size, threads=asked.threads)
+    require_same(asked.out, {"minutes": asked.minutes, "size": asdict(size)})
     scripts = Scripts(asked.careamics, asked.threads)
     folders = {seed: asked.out / f"seed-{seed}" for seed in asked.seeds}
     seeds = [
@@ -145,6 +146,16 @@ def main() -> None:
     print(json.dumps({name: result[name] for name in ("median", "asked", "cost")}, indent=1))
     if not asked.small:
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def require_same(out: Path, choices: dict[str, Any]) -> None:
+    """Refuse a folder that holds what was measured with other choices."""
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = keep(out / "choices.json", lambda: choices)
+    if earlier != choices:
+        raise SystemExit(
+            f"{out} holds what was measured with {earlier}, now it is {choices}: name another OUT"
+        )
 
 
 def keep(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -198,7 +209,8 @@ def train_ours(
 
     def train(steps: int) -> tuple[cs.Model, float]:
         began = cpu_seconds()
-        model = cs.train(pairs, replace(plan, minutes=None, steps=steps), say=print)
+        chosen = replace(plan, minutes=None, steps=steps)
+        model = cs.train(pairs, chosen, watch=tell, say=print)
         return model, cpu_seconds() - began
 
     short, long = (train(steps)[1] for steps in PROBES)
@@ -216,6 +228,12 @@ def train_ours(
         "parameters": sum(weight.numel() for weight in model.generator.parameters()),
         "plan": model.plan,
     }
+
+
+def tell(moment: cs.Moment) -> None:
+    """Print now and then where a training stands."""
+    if moment.step % 100 == 0:
+        print(moment.text, flush=True)
 
 
 def train_careamics(
