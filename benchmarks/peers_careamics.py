@@ -7,6 +7,14 @@
 Each takes --threads and prints a JSON object as its last line.  PAIRS.npz holds training-source-00,
 training-target-00, ..., validation-source-00, ...; OUT keeps the checkpoint that was best on the
 validation fields.
+
+Settings were chosen on the seed 1800, 120 CPU-s of one thread each, by the PSNR of the two fields
+held out: mean absolute error, the default, with batches of 16, 8 and 4: 43.7, 44.7 and 43.0 dB;
+with 8, an input added to the output 45.0, epochs of 50 steps with half the rate after two that
+brought nothing 45.9, mean square error 46.5; these three together 46.6, and the lowest validation
+loss. A training of 8 CPU-min has the patience of five such epochs. In bfloat16 a step takes 0.6 of
+the time in float32. All else is as the library has it: U-net of 32 channels and depth 2 with batch
+norm, Adam at 1e-3, flips and turns, mean and standard deviation as scale.
 """
 
 import argparse
@@ -26,13 +34,17 @@ from machine import cpu_seconds, measure_cost
 
 NEVER = 10**6
 TILE_PX = 256
+LOSS = "mse"
 SETTINGS: dict[str, Any] = {
     "data_type": "array",
     "axes": "YX",
     "patch_size": [64, 64],
     "batch_size": 8,
     "num_epochs": NEVER,  # the processor time ends it
+    "num_steps": 50,
     "num_workers": 0,
+    "model_params": {"residual": True},
+    "lr_scheduler_params": {"patience": 5, "factor": 0.5},
     "trainer_params": {
         "accelerator": "cpu",
         "precision": "bf16-mixed",
@@ -41,8 +53,6 @@ SETTINGS: dict[str, Any] = {
     # by default it ends after three epochs without a better validation loss
     "early_stopping_params": {"monitor": "val_loss", "mode": "min", "patience": NEVER},
 }
-"""Beside these all is as the library has it: U-net of 32 channels and depth 2 with batch norm, MAE,
-Adam at 1e-3, halved by ten on a plateau, flips and turns, mean and standard deviation as scale."""
 PARTS = {
     "training-source": "train_data",
     "training-target": "train_data_target",
@@ -104,6 +114,7 @@ def train(pairs: Path, out: Path, cpu_s: float, seed: int) -> dict[str, Any]:
     configure = import_module("careamics.config.factories").create_advanced_care_config
     callback = import_module("lightning.pytorch.callbacks").LambdaCallback
     config = configure(experiment_name="care", seed=seed, **SETTINGS)
+    config.algorithm_config.loss = LOSS  # its factory has no word for it
     steps = 0
 
     def after_step(trainer: Any, *_: object) -> None:
