@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ from recipes import Size, take
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "peers.json"
 CAREAMICS = HERE.parent / ".venv-careamics" / "bin" / "python"
-PROBES = (50, 150)  # steps of two short trainings, which tell what a step takes
+PROBES = (100, 300)  # steps of two short trainings, which tell what a step takes
 LADDER = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640)
 PAST = 2  # counts without a better PSNR after which the search ends
 LADDER_FIELDS = 4
@@ -66,6 +67,10 @@ ROUNDS = 5
 COST_PX, MEMORY_PX = 1024, 2048
 TILES_PX = (None, 512, 256)
 METHODS = ("input", "lucy_richardson", "careamics", "output", "target")
+ASKED = {
+    "careamics": ("psnr_db", "f1", "cpu_s_per_mp", "peak_mib"),
+    "lucy_richardson": ("psnr_db", "cpu_s_per_mp"),
+}
 FIGURES = ("psnr_db", "ssim", "fwhm_nm", "spots", "resolved_nm", "sample", "background")
 
 
@@ -124,7 +129,9 @@ def main() -> None:
         return
     size = Size(training=4, test=2, size_px=256) if asked.small else Size()
     size = replace(size, threads=asked.threads)
-    require_same(asked.out, {"minutes": asked.minutes, "size": asdict(size)})
+    choices = asdict(size) | {"minutes": asked.minutes}
+    del choices["steps"]  # the processor time ends a training
+    require_same(asked.out, choices)
     scripts = Scripts(asked.careamics, asked.threads)
     folders = {seed: asked.out / f"seed-{seed}" for seed in asked.seeds}
     seeds = [
@@ -136,8 +143,7 @@ def main() -> None:
     result = {
         "machine": describe_machine(),
         "note": asked.note,
-        "minutes": asked.minutes,
-        "size": asdict(size),
+        "choices": choices | {"scikit_image": version("scikit-image")},
         "median": medians(seeds),
         "asked": judge(medians(seeds), cost),
         "cost": cost,
@@ -397,16 +403,17 @@ def judge(
 ) -> dict[str, Any]:
     """Return ours beside each peer, and whether it is better."""
     asked: dict[str, Any] = {}
-    for peer in ("careamics", "lucy_richardson"):
+    for peer, names in ASKED.items():
         asked[peer] = {}
-        for name in ("psnr_db", "f1"):
-            ours, theirs = found["output"][name], found[peer][name]
-            better = None if ours is None or theirs is None else ours > theirs
+        for name in names:
+            if name in found[peer]:
+                ours, theirs = found["output"][name], found[peer][name]
+                better = None if ours is None or theirs is None else ours > theirs
+            else:
+                ours = cost["output"][name]
+                theirs = min(each[name] for key, each in cost.items() if key.startswith(peer))
+                better = ours < theirs
             asked[peer][name] = {"ours": ours, "theirs": theirs, "better": better}
-        for name in ("cpu_s_per_mp", "peak_mib"):
-            ours = cost["output"][name]
-            theirs = min(each[name] for key, each in cost.items() if key.startswith(peer))
-            asked[peer][name] = {"ours": ours, "theirs": theirs, "better": ours < theirs}
     return asked
 
 
