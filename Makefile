@@ -25,6 +25,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/measures.py
 	$(PY) benchmarks/systems.py systems
 	$(PY) benchmarks/systems_page.py --pictures
+	$(PY) benchmarks/peers.py peers
 	$(PY) examples/real_microtubules.py real_microtubules
 	$(PY) examples/real_storm.py real_storm
 
@@ -36,4 +37,4 @@ benchmark: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv quickstart systems real_microtubules real_storm
+	rm -rf .venv quickstart systems peers real_microtubules real_storm
