@@ -288,7 +288,7 @@ def compare(
     words = (folder / "careamics", folder / "test.npz", folder / "careamics.npz")
     scripts.ask_careamics("predict", *words)
     model = cs.Model.load(folder / "ours.zip")
-    engine = cs.fastest_engine(model, test[0].source, threads=size.threads)
+    engine = cs.fastest_engine(model, test[0].source, plan=cs.PredictionPlan(threads=size.threads))
     with np.load(folder / "careamics.npz") as stored:
         careamics = {pair.name: stored[pair.name] for pair in test}
     fields = []
@@ -300,7 +300,7 @@ def compare(
                 source, kernel_px=richardson["kernel_px"], iterations=richardson["iterations"]
             ),
             "careamics": careamics[pair.name],
-            "output": sharpen(model, source, engine=engine),
+            "output": sharpen(model, source[None], engine=engine)[0],
             "target": pair.target.pixels,
         }
         ordered = {method: np.asarray(images[method], np.float64) for method in METHODS}

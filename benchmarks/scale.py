@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import tifffile
 import zarr
-from machine import describe_machine
+from machine import describe_machine, peak_mib
 
 import crosscope as cs
 
@@ -146,11 +146,8 @@ class Watch:
 
     @property
     def peak_mib(self) -> float:
-        """The most that was seen, or that the system has counted."""
-        import resource
-
-        counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        return max([counted, *self.seen_mib])
+        """The most that this process has had, by the system's count."""
+        return peak_mib()
 
     def half_mib(self, which: int) -> float | None:
         """The most that was seen in the first or the second half."""
