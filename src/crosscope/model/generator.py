@@ -119,8 +119,9 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.b.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
-        change: Tensor = self.b(lrelu(self.a(lrelu(x))))
-        return x + change
+        # in place where nobody else needs what was there: a fifth of the memory
+        change: Tensor = self.b(F.leaky_relu(self.a(lrelu(x)), 0.1, inplace=True))
+        return change.add_(x)
 
 
 def blocks(c: int) -> nn.Sequential:

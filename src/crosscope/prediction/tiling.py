@@ -28,7 +28,7 @@ from crosscope.model.engine import Engine, one_kernel
 from crosscope.model.model import Model
 from crosscope.model.runners import ready
 
-TILE_PX = 1536
+TILE_PX = 1024
 LEAST_PX = 64  # of a tile that is halved because the memory does not suffice
 
 Read = Callable[[slice, slice], Num[np.ndarray, "n _y _x"]]
