@@ -12,6 +12,7 @@ equal to the last bit, whatever the tile's size. In bfloat16, whose rounding wou
 differences visible, the halo is always the full reach.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from crosscope.model.model import Model
 
 TILE_PX = 1536
 LEAST_PX = 64  # of a tile that is halved because the memory does not suffice
+_ALONE = threading.Lock()  # PyTorch's threads and kernels are set for the whole process
 
 Read = Callable[[slice, slice], Num[np.ndarray, "n _y _x"]]
 """From slices y and x of the target's grid, within the plane, to grey values of the source."""
@@ -72,7 +74,7 @@ class Sharpener:
         """Apply the network: grey values to grey values; sides are multiples of the stride."""
         kernels = one_kernel() if self.exact and self.engine.precision == "float32" else None
         scaled = torch.from_numpy(self.source_scaling.apply(planes))[:, None].to(find_device())
-        with self.engine.in_use(), kernels or nullcontext(), torch.inference_mode():
+        with _ALONE, self.engine.in_use(), kernels or nullcontext(), torch.inference_mode():
             output = self.engine.run(self.network, scaled)[:, 0].cpu().numpy()
         return self.target_scaling.undo(output)
 
