@@ -310,7 +310,7 @@ def create_canvas(
 
 def read_about(folder: Path) -> Mapping[str, Any] | None:
     """Return what a canvas that was laid out here is about; None where there is none."""
-    with suppress(FileNotFoundError, ValueError, KeyError):
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         about: Any = zarr.open_group(folder, mode="r").attrs["crosscope"]
         return about
     return None
@@ -357,11 +357,18 @@ def is_written(canvas: Canvas, part: Part) -> bool:
     cells = (range(s.start // outer_px, -(-s.stop // outer_px)) for s in (part.y, part.x))
     rows, columns = map(list, cells)
     folder = canvas.folder / str(part.level)
-    return all(
-        (folder / array.metadata.encode_chunk_key((*part.place, row, column))).is_file()
+    names = (
+        array.metadata.encode_chunk_key((*part.place, row, column))
         for row in rows
         for column in columns
     )
+    return all(_holds_bytes(folder / name) for name in names)
+
+
+def _holds_bytes(file: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return file.stat().st_size > 0  # where the power failed a file may be empty
+    return False
 
 
 def write_part(canvas: Canvas, part: Part, pixels: Num[np.ndarray, "y x"]) -> None:

@@ -197,7 +197,7 @@ def predict_slide(
         plan = _settled(plan, earlier, next(iter(named.values())), chosen[0])
         about = {
             "input": [image.name, digest, image.pixels.shape, str(image.pixels.dtype)],
-            "models": {name: model.sha256 for name, model in named.items()},
+            "models": {name: _sha256_of(model, folder) for name, model in named.items()},
             "plan": {key: value for key, value in asdict(plan).items() if value is not None},
             "versions": {name: version_of(name) for name in ("crosscope", "torch")},
         }
@@ -345,7 +345,10 @@ def read_part(workshop: Workshop, part: Part) -> Block:
         columns,
     )
     if not np.isfinite(pixels).all():
-        reason = f"has pixels that are NaN or infinite at about y {part.y.start}, x {part.x.start}"
+        at |= {"y": round(rows.start / workshop.zooms[which][0])}
+        at |= {"x": round(columns.start / workshop.zooms[which][1])}
+        named = " ".join(f"{axis} {at[axis]}" for axis in image.axes)
+        reason = f"has pixels that are NaN or infinite at about {named}, counted from 0"
         raise ImageError(image.name, reason, "Crop them away or fill them in before use")
     return Block(pixels[None], rows.start, columns.start)
 
@@ -366,6 +369,11 @@ def _result(image: Image, fit: Fit) -> Image:
     shape = zoomed_shape(image.pixels.shape[-2:], fit.zoom)
     pixels = stand_in((*image.pixels.shape[:-2], *shape), np.float32)
     return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
+
+
+def _sha256_of(model: Model, folder: Path) -> str | None:
+    """Return that of its file, which one that was never saved is given for the while."""
+    return model.sha256 or model.save(folder / "model.zip", overwrite=True).sha256
 
 
 def _stand_in_stack(planes: Sequence[Num[np.ndarray, "*shape"]], *, axis: int) -> Any:
@@ -417,7 +425,7 @@ def _settled(
     return settle(plan, model, image)
 
 
-def _coarser(image: Image, pixels: Num[np.ndarray, "*shape"]) -> Image:
+def _coarser(image: Image, pixels: Num[np.ndarray, "c y x"]) -> Image:
     assert image.pixel_size_nm is not None
     y, x = (
         size * n / m
@@ -425,7 +433,7 @@ def _coarser(image: Image, pixels: Num[np.ndarray, "*shape"]) -> Image:
             image.pixel_size_nm, image.pixels.shape[-2:], pixels.shape[-2:], strict=True
         )
     )
-    return image.with_pixels(pixels, pixel_size_nm=(y, x))
+    return image.with_pixels(pixels, axes="cyx", pixel_size_nm=(y, x))
 
 
 def _within(watch: Callable[[float], None], first: float, last: float) -> Callable[[float], None]:
