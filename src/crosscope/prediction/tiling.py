@@ -233,7 +233,9 @@ def sharpen_tile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory could not be had, on the processor or on a card."""
-    words = ("allocate memory", "out of memory", "bad_alloc")
+    words = ["allocate memory", "out of memory", "bad_alloc"]
+    # oneDNN tells nothing else
+    words += ["could not create a primitive", "could not create a memory", "could not execute a"]
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
