@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,11 +15,12 @@ import pytest
 import zarr
 from ome_zarr_models import open_ome_zarr
 
-from crosscope.data import files, slides
+from crosscope.data import slides
 from crosscope.data.errors import DomainError, ImageError, InputError, ModelError, OutputError
 from crosscope.data.files import sha256, unfinished_folder
 from crosscope.data.images import Channel, Image, read_image, write_image
-from crosscope.data.slides import Canvas, Slide, open_slide
+from crosscope.data.omezarr import make_multiscale
+from crosscope.data.slides import Canvas, Slide, open_slide, write_tiff
 from crosscope.model.model import Model
 from crosscope.prediction import slides as prediction
 from crosscope.prediction.composite import draw_composite
@@ -64,10 +66,6 @@ def hashes(path: Path) -> dict[str, str]:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max() / np.ptp(b))
 
 
 # --- as in memory ---------------------------------------------------------------------------------
@@ -197,11 +195,12 @@ def test_empty_planes_are_told_as_in_memory(make_lively: MakeModel, tmp_path: Pa
     pixels[0, 1, 69, 49] = 101  # all but the last of many blocks
     channels = (Channel("a"), Channel("b"))
     source = write(tmp_path / "a.tif", pixels, "tcyx", channels=channels)
-    for name, models, chosen in [
+    runs: list[tuple[str, Any, str | None]] = [
         ("b.zarr", make_lively(), "a"),
         ("c.zarr", make_lively(), "b"),
         ("d.zarr", {"b": make_lively()}, None),
-    ]:
+    ]
+    for name, models, chosen in runs:
         plan = replace(PLAN, channel=chosen)
         made = predict_slide(models, source, tmp_path / name, plan=plan)
         image = read_image(source)
@@ -460,10 +459,10 @@ def test_too_small_a_disk_is_told_before_any_work(
 ) -> None:
     model, source = make_lively(), write(tmp_path / "a.tif", grey(150, 200))
     needed = int(150 * 200 * 4 * 4 / 3 * (1 if output == "b.zarr" else 2))
-    usage = files.shutil.disk_usage(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
 
     def leave(free: int) -> None:
-        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
 
     leave(needed - 10)
     with pytest.raises(OutputError, match=r"needs up to .* GiB, and .* are free"):
@@ -493,7 +492,7 @@ def test_a_canvas_of_any_size_is_refused_at_once(make_lively: MakeModel, tmp_pat
     image = Image(slides.stand_in((10**8, 10**8), np.uint8), "yx", (30.0, 30.0))
     arrays = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
     arrays.create_array("0", shape=image.pixels.shape, dtype="u1", chunks=(512, 512))
-    known = slides.make_multiscale(image, version="0.4", levels=1, shown=[(0.0, 1.0, 0.0, 1.0)])
+    known = make_multiscale(image, version="0.4", levels=1, shown=[(0.0, 1.0, 0.0, 1.0)])
     arrays.attrs.update(known)
     with pytest.raises(OutputError, match="are free"):
         predict_slide(make_lively(), tmp_path / "a.zarr", tmp_path / "b.zarr", plan=PLAN)
@@ -532,10 +531,9 @@ def test_a_tiff_that_was_not_written_whole_is_noticed(
     make_lively: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write(tmp_path / "a.tif", grey(70, 60))
-    done = prediction.write_tiff
 
     def cut(canvas: Canvas, image: Image, path: Path) -> None:
-        done(canvas, image, path)
+        write_tiff(canvas, image, path)
         path.write_bytes(path.read_bytes()[:-2000])
 
     monkeypatch.setattr(prediction, "write_tiff", cut)

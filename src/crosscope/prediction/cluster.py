@@ -130,7 +130,8 @@ def connect(address: str | None = None, *, workers: int | None = None) -> Iterat
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=None,  # where the memory ends, tiles are halved
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # else the well-known port, for all to see
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.ERROR,
         )
         with started, distributed.Client(started) as client:

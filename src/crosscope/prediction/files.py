@@ -82,6 +82,9 @@ def predict_files(
         The one file cannot be done, or the output is in the way.
     """
     plan = plan or PredictionPlan()
+    if cluster:  # as many at a time as there are workers, which may be in other folders than we
+        plan = replace(plan, threads=plan.threads or 1)
+        source, output = source.absolute(), output.absolute()
     require_free(output, overwrite=overwrite, inputs=[source])
     sidecar = output.with_name(output.name + ".json")
     require_free(sidecar, overwrite=overwrite)
@@ -97,9 +100,6 @@ def predict_files(
         raise OutputError(output, f"lies in {source}, which must stay", "Choose another name")
     if not folder and not isinstance(models, Model):
         require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
-    if cluster:  # as many at a time as there are workers, which may be in other folders than we
-        plan = replace(plan, threads=plan.threads or 1)
-        source, output = source.absolute(), output.absolute()
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
         found = _predict_all(models, files_to, plan, overwrite, cluster, watch)
