@@ -20,10 +20,12 @@ benchmark: .venv/ready
 	$(PY) benchmarks/registration.py
 	$(PY) benchmarks/real_registration.py
 	$(PY) benchmarks/prediction.py
+	$(PY) benchmarks/engines.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/measures.py
 	$(PY) benchmarks/systems.py systems
 	$(PY) benchmarks/systems_page.py --pictures
+	$(PY) benchmarks/peers.py peers
 	$(PY) examples/real_microtubules.py real_microtubules
 	$(PY) examples/real_storm.py real_storm
 
@@ -31,8 +33,8 @@ benchmark: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --constraint constraints.txt torch
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,nd2,tensorboard,dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,nd2,openvino,tensorboard,dev]'
 	touch $@
 
 clean:
-	rm -rf .venv quickstart systems real_microtubules real_storm
+	rm -rf .venv quickstart systems peers real_microtubules real_storm

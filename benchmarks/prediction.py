@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,12 @@ def main() -> None:
         Scaling(0.0, 1.0),
         (30.0, 30.0),
         (30.0, 30.0),
-        Reach(96, 72),
+        Reach(96, 72, 40),
     )
     engine = cs.fastest_engine(model, image)
-    plan = cs.PredictionPlan(threads=engine.threads, precision=engine.precision)
+    plan = cs.PredictionPlan(
+        engine=engine.library, threads=engine.threads, precision=engine.precision
+    )
     paper = build_generator("paper", 64).eval()
     scaled = torch.from_numpy(pixels.astype(np.float32))[None, None]
 
@@ -59,7 +62,7 @@ def main() -> None:
     )
     result = {
         "machine": describe_machine(),
-        "engine": {"threads": engine.threads, "precision": engine.precision},
+        "engine": asdict(engine),
         "paper_over_fast_cpu": round(ratio, 1),
         "rounds": rows,
     }

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import registration_cases as cases
-from machine import describe_machine
+from machine import cpu_seconds, describe_machine
 from registration_peers import PEERS, Kind
 
 import crosscope as cs
@@ -104,11 +104,6 @@ def measure_field(row: str, seed: int, *, peers: bool) -> dict[str, Any]:
             off = np.percentile(case.error_px(to_source, points), 95)
             found[name] = {"p95_px": float(off), "cpu_s": cpu_seconds() - began}
     return found
-
-
-def cpu_seconds() -> float:
-    """Return what this process and its ended children have computed, in seconds."""
-    return sum(os.times()[:4])
 
 
 def limit_of(case: cases.Case) -> float | None:

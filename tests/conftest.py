@@ -3,6 +3,9 @@
 No example of Hypothesis has a deadline: a busy machine is no fault.
 """
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -10,3 +13,13 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 _hook = install_import_hook("crosscope", "beartype.beartype")
 _hook.__enter__()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_memory_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines are remembered in a temporary folder, for the session: not in the user's home."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        patch.setenv("LOCALAPPDATA", folder)
+        yield

@@ -204,7 +204,7 @@ from crosscope.data.sampling import Scaling
 from crosscope.model.generator import build_generator
 from crosscope.model.reach import Reach
 model = cs.Model("fast", 2, build_generator("fast", 2), None, Scaling(0.0, 1.0), Scaling(0.0, 1.0),
-    (30.0, 30.0), (30.0, 30.0), Reach(64, 8)).save(sys.argv[1] + "/model.zip")
+    (30.0, 30.0), (30.0, 30.0), Reach(64, 8, 8)).save(sys.argv[1] + "/model.zip")
 model = cs.Model.load(sys.argv[1] + "/model.zip")
 image = cs.Image(np.ones((16, 16), np.uint16), "yx", (30.0, 30.0))
 print(cs.predict(model, image, plan=cs.PredictionPlan(threads=1, precision="float32")).pixels.shape)

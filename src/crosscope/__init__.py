@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
     from crosscope.model.plan import paper_plan as paper_plan
+    from crosscope.model.processes import Processes as Processes
+    from crosscope.model.processes import join_processes as join_processes
     from crosscope.model.training import Moment as Moment
     from crosscope.model.training import TrainingError as TrainingError
     from crosscope.model.training import train as train
@@ -97,6 +99,7 @@ _HOMES = {
     "model.engine": "Engine",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
+    "model.processes": "Processes join_processes",
     "model.training": "Moment TrainingError train",
     "optics.systems": "SimulatedPair simulate write_simulation",
     "prediction.cluster": "Cluster connect",

@@ -1,4 +1,8 @@
+import shutil
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,10 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosscope.data.errors import PairError
+from crosscope.data.errors import OutputError, PairError
 from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair, Transform
-from crosscope.data.sampling import Scaling, cut_patches, measure_scaling, split_fields
+from crosscope.data.sampling import (
+    AS_IT_IS,
+    Scaling,
+    cut_patches,
+    measure_scaling,
+    open_patches,
+    split_fields,
+)
 
 
 def make_pair(
@@ -172,6 +183,55 @@ def test_patches_are_cut_at_the_same_places_of_both_images_with_their_grey_value
         np.testing.assert_array_equal(
             patch, pairs[field].target.pixels[top : top + 32, left : left + 32]
         )
+
+
+def test_patches_on_the_disk_are_those_in_memory(tmp_path: Path) -> None:
+    places = np.random.default_rng(0).uniform(0, 128, (9, 2))
+    pairs = [make_pair(bead_field((128, 128), places, seed=seed)) for seed in range(3)]
+    options: dict[str, Any] = {"patch_px": 32, "background_share": 0.2, "seed": 1}
+    options["scalings"] = Scaling(100.0, 500.0), Scaling(104.0, 250.0)
+    memory, disk = cut_patches(pairs, **options), cut_patches(pairs, **options, folder=tmp_path)
+    assert isinstance(disk.source, np.memmap)
+    assert isinstance(disk.target, np.memmap)
+    for part in ("source", "target", "field", "has_signal"):
+        np.testing.assert_array_equal(getattr(disk, part), getattr(memory, part))
+        few = getattr(cut_patches(pairs, **options, most=5), part)
+        np.testing.assert_array_equal(few, getattr(memory, part)[:5])
+    raw = cut_patches(pairs, **options | {"scalings": (AS_IT_IS, AS_IT_IS)})
+    np.testing.assert_array_equal(memory.target, options["scalings"][1].apply(raw.target))
+    np.testing.assert_array_equal(open_patches(tmp_path)[1], memory.target)
+
+
+def test_cutting_to_the_disk_needs_no_more_memory_for_more_fields(tmp_path: Path) -> None:
+    places = np.random.default_rng(0).uniform(0, 192, (40, 2))
+    pairs = [make_pair(bead_field((192, 192), places, seed=seed)) for seed in range(12)]
+
+    def peak_bytes(count: int) -> int:
+        tracemalloc.start()
+        try:
+            cut_patches(
+                pairs[:count],
+                patch_px=32,
+                background_share=0.1,
+                seed=0,
+                folder=tmp_path / str(count),
+            )
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    more_bytes = peak_bytes(12) - peak_bytes(3)
+    assert more_bytes < 0.1 * (tmp_path / "12" / "source.npy").stat().st_size
+
+
+def test_a_disk_without_room_for_the_patches_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    pair = make_pair(bead_field((128, 128), [(40, 40)]))
+    with pytest.raises(OutputError, match="are free"):
+        cut_patches([pair], patch_px=32, background_share=0.1, seed=0, folder=tmp_path / "patches")
+    assert not list(tmp_path.iterdir())
 
 
 def test_origins_depend_on_the_seed_alone() -> None:

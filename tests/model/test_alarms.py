@@ -15,11 +15,12 @@ from crosscope.model.alarms import (
     find_alarms,
     measure_artefacts,
 )
+from crosscope.model.batches import Data
 from crosscope.model.discriminator import Discriminator
 from crosscope.model.generator import FastGenerator, PaperGenerator
 from crosscope.model.plan import TrainingPlan
 from crosscope.model.state import State
-from crosscope.model.training import Data, judge, start, train_step, validate
+from crosscope.model.training import judge, start, train_step, validate
 
 PLAN = TrainingPlan(base=4, discriminator_base=2, threads=1, precision="float32")
 

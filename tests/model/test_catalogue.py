@@ -31,7 +31,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target_scaling=Scaling(0.0, 1.0),
         source_pixel_size_nm=(65.0, 65.0),
         target_pixel_size_nm=(32.5, 32.5),
-        reach=Reach(96, 48),
+        reach=Reach(96, 48, 32),
         card=CARD,
     ).save(folder / "mine.zip")
     return folder

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -21,7 +22,7 @@ from crosscope.model.model import LARGEST_MEMBER, VERSION, Model, SeenField
 from crosscope.model.reach import Reach
 
 Members = dict[str, bytes]
-WEIGHTS, TWIN = "generator.safetensors", "twin.safetensors"
+WEIGHTS, TWIN, TILE = "generator.safetensors", "twin.safetensors", "tile.safetensors"
 
 
 def make_model(network: str = "fast") -> Model:
@@ -38,12 +39,13 @@ def make_model(network: str = "fast") -> Model:
         target_scaling=Scaling(50.0, 1 / 3),
         source_pixel_size_nm=(65.0, 65.0),
         target_pixel_size_nm=(32.5, 32.5),
-        reach=Reach(96, 48),
+        reach=Reach(96, 48, 32),
         plan={"network": network, "steps": 7, "minutes": None},
         fields=(SeenField("Zelle ä", "training", "ab", None),),
         training={"steps": 7, "shares": {"mse": 1.0}},
         log=({"step": 3, "phase": "warm"}, {"step": 7, "phase": "warm"}),
         card={"sample": "beads"},
+        tile=np.linspace(-0.1, 1.7, 128 * 128, dtype=np.float32).reshape(128, 128),
     )
 
 
@@ -58,8 +60,9 @@ def test_a_model_comes_back_as_it_was(network: str, tmp_path: Path) -> None:
     model = make_model(network).save(tmp_path / "a.zip")
     back = Model.load(tmp_path / "a.zip")
     nets = {"generator", "twin"}
+    assert np.array_equal(back.tile, model.tile)
     for name, value in vars(model).items():
-        if name not in nets:
+        if name not in nets | {"tile"}:
             assert getattr(back, name) == value, name
     for name in nets:
         before, after = getattr(model, name).state_dict(), getattr(back, name).state_dict()
@@ -87,7 +90,8 @@ def test_half_precision_takes_half_the_space_and_rounds_only(tmp_path: Path) -> 
     model = make_model()
     whole, half = model.save(tmp_path / "a.zip"), model.save(tmp_path / "b.zip", half=True)
     sizes = [(tmp_path / name).stat().st_size for name in ("a.zip", "b.zip")]
-    assert sizes[1] < 0.7 * sizes[0]
+    tile_bytes = 4 * 128**2
+    assert sizes[1] - tile_bytes < 0.7 * (sizes[0] - tile_bytes)
     assert whole.sha256 != half.sha256
     back = Model.load(tmp_path / "b.zip")
     for weight, stored in zip(
@@ -165,11 +169,11 @@ def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     write(path, members | {"model.json": json.dumps(card).encode()})
 
 
-def forge_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def forge_weights(path: Path, tensors: dict[str, torch.Tensor], name: str = WEIGHTS) -> None:
     """Change the weights of a model file, and the hash with them."""
     data = safetensors.torch.save(tensors)
-    write(path, read(path) | {WEIGHTS: data})
-    forge(path, lambda card: card["sha256"].update({WEIGHTS: hashlib.sha256(data).hexdigest()}))
+    write(path, read(path) | {name: data})
+    forge(path, lambda card: card["sha256"].update({name: hashlib.sha256(data).hexdigest()}))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -241,12 +245,34 @@ def test_a_name_that_comes_twice_is_refused(saved: Path) -> None:
     refuse(saved)
 
 
-@pytest.mark.parametrize("name", ["model.json", "log.jsonl", WEIGHTS])
+@pytest.mark.parametrize("name", ["model.json", "log.jsonl", WEIGHTS, TILE])
 def test_a_missing_member_is_refused(saved: Path, name: str) -> None:
     members = read(saved)
     del members[name]
     write(saved, members)
     refuse(saved)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"tile": torch.zeros(64, 64)},
+        {"tile": torch.zeros(128, 128, dtype=torch.float16)},
+        {"tile": torch.full((128, 128), torch.nan)},
+        {"other": torch.zeros(128, 128)},
+    ],
+)
+def test_a_test_tile_of_another_kind_is_refused(
+    saved: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    forge_weights(saved, tensors, TILE)
+    refuse(saved)
+
+
+def test_a_test_tile_is_known_by_its_hash(saved: Path) -> None:
+    other = safetensors.torch.save({"tile": torch.zeros(128, 128)})
+    write(saved, read(saved) | {TILE: other})
+    refuse(saved, "damaged")
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(saved: Path) -> None:

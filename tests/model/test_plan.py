@@ -21,6 +21,7 @@ from crosscope.model.plan import TrainingPlan, paper_plan
         ({"base": 0}, "base"),
         ({"discriminator_base": 0}, "discriminator_base"),
         ({"batch": 0}, "batch"),
+        ({"accumulate": 0}, "accumulate"),
         ({"learning_rate": 0.0}, "rates"),
         ({"adversarial_rate": -1.0}, "rates"),
         ({"discriminator_rate": 0.0}, "rates"),

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosscope.model.generator import build_generator
-from crosscope.model.reach import TOLERANCE, measure_reach
+from crosscope.model.reach import ROUNDED_TOLERANCE, TOLERANCE, measure_reach
 
 FIELD = np.random.default_rng(0).random((200, 230), dtype=np.float32)
 
@@ -97,6 +97,21 @@ def test_the_halo_leaves_no_more_than_the_tolerance(shape: tuple[int, int]) -> N
     tile = tile[..., reach.halo_px : -reach.halo_px, reach.halo_px : -reach.halo_px]
     # another place and other pixels than it was measured on: hence not one tolerance but three
     assert (tile - whole).abs().max() <= 3 * TOLERANCE * (whole.max() - whole.min())
+
+
+def test_the_halo_for_bfloat16_leaves_its_own_tolerance() -> None:
+    network = roused("fast", 4)
+    reach = measure_reach(network, FIELD)
+    assert reach.rounded_px % 8 == 0
+    assert 0 < reach.rounded_px < reach.halo_px
+    x = torch.from_numpy(np.random.default_rng(3).random((1, 1, 320, 320), dtype=np.float32))
+    with torch.no_grad():
+        whole = network(x)[..., 128:192, 128:192]
+        near, far = 128 - reach.rounded_px, 192 + reach.rounded_px
+        tile = network(x[..., near:far, near:far])
+    inner = slice(reach.rounded_px, -reach.rounded_px)
+    error = (tile[..., inner, inner] - whole).abs().max() / (whole.max() - whole.min())
+    assert TOLERANCE < error <= 3 * ROUNDED_TOLERANCE
 
 
 def test_measuring_changes_no_weight_and_keeps_no_gradient() -> None:

@@ -14,10 +14,13 @@ from torch import nn
 from crosscope.data.errors import ModelError, PairError
 from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair, Transform
+from crosscope.data.sampling import STACKS
 from crosscope.model import training
 from crosscope.model.model import Model
 from crosscope.model.plan import TrainingPlan
-from crosscope.model.training import Data, Moment, TrainingError, draw_batch, train
+from crosscope.model.state import load_checkpoint
+from crosscope.model.training import Moment, TrainingError, train
+from crosscope.model.trial import cut_tile
 
 
 def spots(
@@ -75,7 +78,10 @@ def few_moments() -> Iterator[None]:
 
 def lines(model: Model) -> list[dict[str, Any]]:
     """Return the log without what differs from run to run."""
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in model.log]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "waiting_share")}
+        for line in model.log
+    ]
 
 
 def assert_same(a: nn.Module | None, b: nn.Module | None) -> None:
@@ -108,6 +114,13 @@ def checkpoints(run: Path) -> list[Path]:
 def whole() -> Model:
     """Return the model of a run that nothing interrupts."""
     return train(PAIRS, PLAN)
+
+
+def test_the_test_tile_is_from_a_validation_field(whole: Model) -> None:
+    (held_out,) = (seen.name for seen in whole.fields if seen.part == "validation")
+    (pair,) = (pair for pair in PAIRS if pair.name == held_out)
+    assert np.array_equal(whole.tile, cut_tile(whole.source_scaling.apply(pair.source.pixels)))
+    assert whole.tile.std() > 0.01
 
 
 def test_a_model_tells_what_it_is_and_what_it_saw(whole: Model) -> None:
@@ -213,6 +226,18 @@ def test_a_run_of_minutes_ends_and_goes_through_all_phases() -> None:
     assert done == sorted(done)
     assert done[-1] == 1
     assert model.twin is not None
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_batches_are_one_large_batch(parts: int) -> None:
+    large = train(PAIRS, replace(PLAN, batch=4))
+    small = train(PAIRS, replace(PLAN, batch=4 // parts, accumulate=parts))
+    assert [line["step"] for line in small.log] == [line["step"] for line in large.log]
+    for line, expected in zip(small.log, large.log, strict=True):
+        assert line["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+        assert line["validation"] == pytest.approx(expected["validation"], rel=1e-5, abs=1e-6)
+    weights = zip(small.generator.parameters(), large.generator.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in weights)
 
 
 # --- what goes wrong and is rolled back -----------------------------------------------------------
@@ -326,6 +351,48 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(run: Path, whole: Model, st
     assert written == list(resumed.log)
 
 
+def test_while_a_run_learns_its_patches_lie_on_the_disk(run: Path, whole: Model) -> None:
+    (run / "..patches.1.part").mkdir(parents=True)  # a killed run's remains
+    seen = []
+
+    def watch(_: Moment) -> None:
+        seen.append([np.load(run / ".patches" / name, mmap_mode="r") for name in STACKS])
+
+    model = train(PAIRS, PLAN, run=run, watch=watch)
+    assert_same(model.generator, whole.generator)
+    source, target = seen[-1]
+    assert source.shape == target.shape
+    assert len(source) > 2
+    assert 0.5 < float(target.max()) < 5  # scaled
+    assert not list(run.glob(".*"))
+
+
+def test_no_patches_stay_where_training_fails(run: Path) -> None:
+    with pytest.raises(KilledError):
+        train(PAIRS, PLAN, run=run, watch=kill_at(1))
+    assert not list(run.glob(".*"))
+
+
+def test_the_share_of_waiting_is_measured(run: Path) -> None:
+    with pytest.raises(KilledError):
+        train(PAIRS, PLAN, run=run, watch=kill_at(11))
+    model = train(PAIRS, PLAN, run=run, resume=True)
+    shares = [line["waiting_share"] for line in model.log] + [model.training["waiting_share"]]
+    assert all(0 <= share < 1 for share in shares)
+    assert len(shares) == 6
+
+
+def test_moments_are_laid_out_as_their_weights_are(run: Path) -> None:
+    train(PAIRS, replace(PLAN, base=16, steps=2), run=run)
+    state = training.start(replace(PLAN, base=16), None, torch.device("cpu"))
+    checkpoint = load_checkpoint(run / "checkpoints")
+    state.restore(checkpoint.tensors, checkpoint.progress)
+    weight = state.generator.down1[0].a.weight  # type: ignore[union-attr, index]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert state.optimiser.state[weight][moment].stride() == weight.stride()
+
+
 @pytest.mark.parametrize("harm", ["truncated", "emptied", "text"])
 def test_a_corrupt_checkpoint_is_passed_over(run: Path, whole: Model, harm: str) -> None:
     with pytest.raises(KilledError):
@@ -424,42 +491,3 @@ def test_it_begins_with_a_models_weights() -> None:
 def test_another_networks_weights_are_refused(whole: Model, change: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="cannot start"):
         train(PAIRS, replace(PLAN, **change), init=whole)
-
-
-# --- batches --------------------------------------------------------------------------------------
-
-
-SIDE_PX = 40  # of the squares that patches of 32 px are cropped from
-
-
-def numbered(count: int) -> Data:
-    """Return squares whose every pixel has a value of its own; the target's are negative."""
-    source = torch.arange(float(count * SIDE_PX**2)).reshape(count, 1, SIDE_PX, SIDE_PX)
-    return Data(source, -source)
-
-
-def test_a_batch_depends_on_the_seed_and_the_step_alone() -> None:
-    def draw(seed: int, step: int) -> torch.Tensor:
-        return draw_batch(numbered(3), replace(PLAN, batch=8, seed=seed), step)[0]
-
-    assert torch.equal(draw(0, 0), draw(0, 0))
-    assert not torch.equal(draw(0, 0), draw(0, 1))
-    assert not torch.equal(draw(0, 0), draw(1, 0))
-
-
-def test_source_and_target_are_cropped_and_turned_alike_in_all_eight_ways() -> None:
-    data = numbered(2)
-    source, target = draw_batch(data, replace(PLAN, batch=400), 0)
-    assert torch.equal(target, -source)
-    ways, corners = set(), set()
-    for patch in source[:, 0].numpy():
-        n, y, x = np.unravel_index(int(patch.min()), (2, SIDE_PX, SIDE_PX))
-        crop = data.source[int(n), 0].numpy()[y : y + 32, x : x + 32]
-        turned = [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]
-        same = [way for way, square in enumerate(turned) if np.array_equal(square, patch)]
-        assert len(same) == 1
-        ways.add(same[0])
-        corners.add((int(n), int(y), int(x)))
-    assert ways == set(range(8))
-    assert {y for _, y, _ in corners} == {x for _, _, x in corners} == set(range(9))
-    assert {n for n, _, _ in corners} == {0, 1}

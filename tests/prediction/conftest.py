@@ -31,7 +31,7 @@ def make_scaler() -> Callable[..., Model]:
             target_scaling=Scaling(50.0, 400 * gain),
             source_pixel_size_nm=(source_nm, source_nm),
             target_pixel_size_nm=(target_nm, target_nm),
-            reach=Reach(exact_px=64, halo_px=8),
+            reach=Reach(exact_px=64, halo_px=8, rounded_px=8),
         )
 
     return make

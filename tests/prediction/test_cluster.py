@@ -25,7 +25,7 @@ from crosscope.prediction.images import PredictionPlan
 from crosscope.prediction.slides import predict_slide
 
 MakeModel = Callable[..., Model]
-PLAN = PredictionPlan(threads=1, precision="float32", tile_px=32)
+PLAN = PredictionPlan(engine="torch", threads=1, precision="float32", tile_px=32)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from crosscope.prediction.files import predict_files
 from crosscope.prediction.images import PredictionPlan, settle
 
 MakeScaler = Callable[..., Model]
-PLAN = PredictionPlan(threads=1, precision="float32")
+PLAN = PredictionPlan(engine="torch", threads=1, precision="float32")
 
 
 def write(path: Path, nm: float = 60.0) -> Path:
@@ -50,14 +50,16 @@ def test_the_engine_is_chosen_once_for_a_folder(
 ) -> None:
     asked: list[int | None] = []
 
-    def note(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
+    def note(
+        plan: PredictionPlan, model: Model, image: Image, say: Callable[[str], None]
+    ) -> PredictionPlan:
         asked.append(plan.threads)
-        return settle(replace(plan, threads=plan.threads or 1), model, image)
+        return settle(replace(plan, threads=plan.threads or 1), model, image, say)
 
     monkeypatch.setattr("crosscope.prediction.files.settle", note)
     for name in ("a.tif", "b.tif"):
         write(tmp_path / "in" / name)
-    plan = PredictionPlan(precision="float32")
+    plan = PredictionPlan(precision="float32", engine="torch")
     predicted = predict_files(make_scaler(), tmp_path / "in", tmp_path / "out", plan=plan)
     assert asked == [None, 1]
     assert [entry["plan"]["threads"] for entry in predicted.outputs] == [1, 1]

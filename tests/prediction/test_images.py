@@ -21,7 +21,7 @@ from crosscope.prediction.images import (
 )
 
 MakeScaler = Callable[..., Model]
-PLAN = PredictionPlan(threads=1, precision="float32")
+PLAN = PredictionPlan(engine="torch", threads=1, precision="float32")
 PLANE = np.random.default_rng(0).integers(100, 250, (24, 32)).astype(np.uint8)
 
 

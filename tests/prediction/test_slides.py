@@ -28,7 +28,7 @@ from crosscope.prediction.images import PredictionPlan, find_empty, predict, pre
 from crosscope.prediction.slides import predict_slide
 
 MakeModel = Callable[..., Model]
-PLAN = PredictionPlan(threads=1, precision="float32", tile_px=64)
+PLAN = PredictionPlan(engine="torch", threads=1, precision="float32", tile_px=64)
 
 
 @pytest.fixture(autouse=True)
@@ -96,9 +96,9 @@ def test_exact_parts_are_the_whole_to_the_last_bit(
     assert np.array_equal(read(tmp_path / "b.zarr"), whole.pixels)
 
 
-def test_bfloat16_parts_are_the_whole(make_lively: MakeModel, tmp_path: Path) -> None:
+def test_exact_bfloat16_parts_are_the_whole(make_lively: MakeModel, tmp_path: Path) -> None:
     model, source = make_lively(), write(tmp_path / "a.tif", grey(93, 130))
-    plan = replace(PLAN, precision="bfloat16")
+    plan = replace(PLAN, precision="bfloat16", exact=True)
     predict_slide(model, source, tmp_path / "b.zarr", plan=plan)
     whole = predict(model, read_image(source), plan=replace(plan, tile_px=4096))
     assert np.array_equal(read(tmp_path / "b.zarr"), whole.pixels)
@@ -323,15 +323,16 @@ def test_the_engine_of_the_run_that_was_stopped_is_kept(
     model, source = make_lively(), write(tmp_path / "a.tif", grey(150, 200))
     open_plan = PredictionPlan(tile_px=64)
 
-    def settle(engine: PredictionPlan) -> None:
-        monkeypatch.setattr(prediction, "settle", lambda *_: engine)
+    def settle(precision: str) -> None:
+        settled = replace(open_plan, engine="torch", threads=1, precision=precision)
+        monkeypatch.setattr(prediction, "settle", lambda *_: settled)
 
-    settle(replace(open_plan, threads=1, precision="bfloat16"))
+    settle("bfloat16")
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, "write_part", 5)
         with pytest.raises(KeyboardInterrupt):
             predict_slide(model, source, tmp_path / "b.zarr", plan=open_plan)
-    settle(replace(open_plan, threads=1, precision="float32"))
+    settle("float32")
     assert count_parts(model, source, tmp_path / "b.zarr", open_plan) == 13
     assert count_parts(model, source, tmp_path / "c.zarr", open_plan) == 18
     made = predict_slide(model, source, tmp_path / "d.zarr", plan=open_plan)
@@ -383,7 +384,7 @@ def run(name):
     child = os.fork()
     if child == 0:
         model = Model.load(folder / "model.zip")
-        plan = PredictionPlan(threads=1, precision="float32", tile_px=64)
+        plan = PredictionPlan(engine="torch", threads=1, precision="float32", tile_px=64)
         predict_slide(model, folder / "a.tif", folder / name, plan=plan, overwrite=True)
         os._exit(0)
     return child

@@ -72,7 +72,7 @@ def copier(*, twin: bool = True) -> Model:
         target_scaling=Scaling(0.0, 1.0),
         source_pixel_size_nm=(NM, NM),
         target_pixel_size_nm=(NM, NM),
-        reach=Reach(exact_px=64, halo_px=8),
+        reach=Reach(exact_px=64, halo_px=8, rounded_px=8),
         fields=(SeenField("f1", "training", "sha f1", None),),
     )
 

@@ -70,7 +70,9 @@ def test_registered_shifts_are_those_that_were_simulated(walk: Any) -> None:
 def test_train_says_what_it_reached_and_leaves_a_log(walk: Any) -> None:
     said = walk.results["train"]
     names = {"model", "steps", "seconds", "best_step", "validation", "shares"}
-    assert set(said) == names | {"kept", "rollbacks"}
+    assert set(said) == names | {"kept", "rollbacks", "processes", "waiting_share"}
+    assert said["processes"] == 1
+    assert 0 <= said["waiting_share"] <= 1
     assert said["steps"] == 20
     assert set(said["shares"]) == {"adversarial", "mse", "ssim"}
     assert sum(said["shares"].values()) == pytest.approx(1)
@@ -307,9 +309,9 @@ def test_interrupted_training_can_be_resumed(
 def _stop_after(steps: int) -> Callable[..., None]:
     left = iter(range(steps))
 
-    def descend_or_stop(loss: Any, optimiser: Any) -> None:
+    def descend_or_stop(*given: Any) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        descend(loss, optimiser)
+        descend(*given)
 
     return descend_or_stop

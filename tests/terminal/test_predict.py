@@ -13,7 +13,7 @@ import tifffile
 import crosscope as cs
 
 Crosscope = Callable[..., Any]
-QUICK = ("--threads", "1", "--precision", "float32")
+QUICK = ("--engine", "torch", "--threads", "1", "--precision", "float32")
 NAMES = {"input", "output", "input_sha256", "model_sha256", "pixel_size_nm"}
 NAMES |= {"domain", "verdict", "reasons", "seconds"}
 
@@ -45,7 +45,8 @@ def test_the_sidecar_is_what_is_printed_and_tells_how(
     assert entry["model_sha256"] == cs.Model.load(walk.model).sha256
     assert (entry["domain"], entry["verdict"], entry["reasons"]) == (None, None, [])
     assert entry["pixel_size_nm"] == [30, 30]
-    assert (entry["plan"]["threads"], entry["plan"]["precision"]) == (1, "float32")
+    plan = {name: entry["plan"][name] for name in ("engine", "threads", "precision")}
+    assert plan == {"engine": "torch", "threads": 1, "precision": "float32"}
     sharp = cs.read_image(out)
     assert (sharp.axes, sharp.pixels.shape) == ("yx", pixels_of(walk.image).shape)
     assert sharp.pixels.dtype == np.float32
@@ -56,6 +57,44 @@ def test_without_json_one_line_says_what_was_done(
 ) -> None:
     outcome = crosscope("predict", walk.model, walk.image, tmp_path / "a.tif", *QUICK)
     assert outcome.out == f"{tmp_path / 'a.tif'}: 1 done\n"
+
+
+def test_one_line_says_which_engine_was_chosen_and_why(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.tif"
+    options = ("--threads", "1", "--engine", "torch")
+    outcome = crosscope("predict", walk.model, walk.image, out, *options)
+    plan = json.loads((tmp_path / "a.tif.json").read_text())["outputs"][0]["plan"]
+    line = outcome.err.splitlines()[0]
+    assert line.startswith(f"torch, {plan['precision']}, 1 thread: ")
+    assert "s a megapixel, measured" in line
+    again = crosscope("predict", walk.model, walk.image, out, *options, "--overwrite", "--json")
+    assert again.err.splitlines()[0].startswith(line)  # and "before"
+    assert again.json["outputs"][0]["plan"] == plan
+
+
+def test_openvino_gives_the_same_image(crosscope: Crosscope, walk: Any, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    made = {}
+    for engine in ("torch", "openvino"):
+        out = tmp_path / f"{engine}.tif"
+        options = ("--engine", engine, "--threads", "1", "--precision", "float32")
+        outcome = crosscope("predict", walk.model, walk.image, out, *options, "--json")
+        (entry,) = outcome.json["outputs"]
+        assert entry["plan"]["engine"] == engine
+        assert ("openvino" in entry["versions"]) == (engine == "openvino")
+        made[engine] = pixels_of(out)
+    assert np.abs(made["openvino"] - made["torch"]).max() <= 1e-4 * np.ptp(made["torch"])
+
+
+def test_exact_tiles_and_openvino_exclude_each_other(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    options = ("--exact", "--engine", "openvino")
+    outcome = crosscope("predict", walk.model, walk.image, tmp_path / "a.tif", *options)
+    assert outcome.code == 2
+    assert "exact tiles need the engine torch" in outcome.err
 
 
 def test_tiles_make_no_difference(crosscope: Crosscope, walk: Any, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def _alone(path: Path, lock: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def require_space(path: Path, needed_bytes: float) -> None:
+def require_space(path: Path, needed_bytes: float | int) -> None:
     """Raise OutputError where the disk that `path` is to lie on has less free."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free

@@ -4,15 +4,17 @@ Fields are split before patches are cut, so that no pixel is both learnt and val
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
 from scipy import ndimage
 
-from crosscope.data.background import measure_background
+from crosscope.data.background import Background, measure_background
 from crosscope.data.errors import PairError
+from crosscope.data.files import require_space, writing_folder
 from crosscope.data.registered import RegisteredPair, take_part
 
 DOUBTFUL_SHARE = 0.73
@@ -123,136 +125,44 @@ def _split_one_field(
     )
 
 
-# --- patches --------------------------------------------------------------------------------------
+# --- signal ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Patches:
-    """Squares cut at the same places of source and target.
+class Signal:
+    """What one image shows.
 
     Attributes
     ----------
-    source, target : (n, y, x) float32
-        Raw grey values.
-    field : (n,) int
-        Which of the pairs each was cut from.
-    has_signal : (n,) bool
-        False where the target is nearly empty.
-    doubtful : int
-        How many were left out because source and target are not surely aligned there.
+    background : Background
+    rise : (y, x)
+        How far the image, without hot pixels and lightly blurred, rises above its level.
+    bright : (y, x) bool
+        Where that is more than background and noise.
     """
 
-    source: Float32[np.ndarray, "n y x"]
-    target: Float32[np.ndarray, "n y x"]
-    field: Int[np.ndarray, " n"]
-    has_signal: Bool[np.ndarray, " n"]
-    doubtful: int = 0
+    background: Background
+    rise: Float[np.ndarray, "y x"]
+    bright: Bool[np.ndarray, "y x"]
 
 
-def cut_patches(
-    pairs: Sequence[RegisteredPair], *, patch_px: int, background_share: float, seed: int
-) -> Patches:
-    """Cut overlapping patches; most of those that are nearly empty or not aligned are left out.
-
-    Parameters
-    ----------
-    pairs : sequence of RegisteredPair
-    patch_px : int
-        Side of a patch. Neighbours overlap by half, from an origin that is drawn for each field.
-    background_share : float
-        The greatest share of nearly empty patches in the result, 0 to below 1: some are needed,
-        or the network never learns what nothing looks like.
-    seed : int
-        Draws the origins, and which of the nearly empty patches stay.
-
-    Returns
-    -------
-    Patches
-
-    Raises
-    ------
-    PairError
-        A field is smaller than a patch, or no patch has signal.
-
-    Notes
-    -----
-    A patch has signal where its target rises above the background by 6 times its noise, and by
-    5 % of what the brightest structure of the median field rises. Single hot pixels, which a
-    median of 3 x 3 removes, are no structure. A patch is left out where the registration's map of
-    residuals expects an RMS error of 73 % of the pair's limit or more.
-    """
-    random = np.random.default_rng(seed)
-    source, target, field, has_signal, doubtful = [], [], [], [], 0
-    signals = _find_signal([pair.target.pixels for pair in pairs])
-    for i, (pair, bright) in enumerate(zip(pairs, signals, strict=True)):
-        rows, columns = (_origins(n, patch_px, random, pair.name) for n in bright.shape)
-        for y in rows:
-            for x in columns:
-                square = slice(y, y + patch_px), slice(x, x + patch_px)
-                if is_doubtful(pair, *square):
-                    doubtful += 1
-                    continue
-                source.append(pair.source.pixels[square].astype(np.float32))
-                target.append(pair.target.pixels[square].astype(np.float32))
-                field.append(i)
-                has_signal.append(bool(bright[square].any()))
-    if not any(has_signal):
-        reason = f"none of {len(has_signal)} patches shows more than background and noise"
-        if doubtful:
-            reason += f", {doubtful} more are not surely aligned"
-        where = pairs[0].name if len(pairs) == 1 else f"the {len(pairs)} pairs"
-        raise PairError(where, reason, "Give fields that hold structure")
-    signal = np.flatnonzero(has_signal)
-    empty = random.permutation(np.flatnonzero(~np.array(has_signal)))
-    most_empty = math.floor(signal.size * background_share / (1 - background_share) + 1e-9)
-    kept = np.sort(np.concatenate([signal, empty[:most_empty]]))
-    return Patches(
-        np.stack([source[k] for k in kept]),
-        np.stack([target[k] for k in kept]),
-        np.array(field)[kept],
-        np.array(has_signal)[kept],
-        doubtful,
-    )
-
-
-def is_doubtful(pair: RegisteredPair, y: slice, x: slice) -> bool:
-    """Tell whether a part of a pair may well be off by more than its limit.
-
-    A pair that the user kept in spite of its residual is kept whole.
-    """
-    if pair.residual_map is None or pair.limit_px is None or pair.reason is not None:
-        return False
-    return pair.residual_map.at(y, x) > DOUBTFUL_SHARE * pair.limit_px
-
-
-def _origins(length_px: int, patch_px: int, random: np.random.Generator, name: str) -> list[int]:
-    """Return where patches begin along one axis: half a patch apart, the first one drawn."""
-    room = length_px - patch_px
-    if room < 0:
-        reason = f"the field is {length_px} px wide or high, less than a patch of {patch_px} px"
-        raise PairError(name, reason, "Give larger fields or choose smaller patches")
-    step = max(patch_px // 2, 1)
-    first = int(random.integers(min(step, room + 1)))
-    return list(range(first, room + 1, step))
-
-
-def _find_signal(images: Sequence[Num[np.ndarray, "_y _x"]]) -> list[Bool[np.ndarray, "_y _x"]]:
-    """Return where images of one modality show more than background and noise."""
-    rises = [_rise(image) for image in images]
-    least = SIGNAL_SHARE * float(np.median([rise.max() for rise in rises]))
+def find_signal(images: Sequence[Num[np.ndarray, "_y _x"]]) -> Iterator[Signal]:
+    """Yield what images of one modality show, one after the other: one is in memory at a time."""
+    backgrounds = [measure_background(image) for image in images]
+    each = list(zip(images, backgrounds, strict=True))
+    peaks = [_rise(image, background).max() for image, background in each]
+    least = SIGNAL_SHARE * float(np.median(peaks))
     blurred_noise = SIGNAL_NOISES / (2 * math.sqrt(math.pi) * SIGNAL_BLUR_PX)
-    return [
-        rise > max(blurred_noise * measure_background(image).noise, least)
-        for rise, image in zip(rises, images, strict=True)
-    ]
+    for image, background in each:
+        rise = _rise(image, background)
+        yield Signal(background, rise, rise > max(blurred_noise * background.noise, least))
 
 
-def _rise(image: Num[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
-    """Return how far an image, without hot pixels and lightly blurred, rises above its level."""
+def _rise(image: Num[np.ndarray, "y x"], background: Background) -> Float[np.ndarray, "y x"]:
     blurred = ndimage.gaussian_filter(
         ndimage.median_filter(image.astype(np.float64), size=3), SIGNAL_BLUR_PX
     )
-    return np.asarray(blurred - measure_background(image).level)
+    return np.asarray(blurred - background.level)
 
 
 # --- intensity ------------------------------------------------------------------------------------
@@ -282,6 +192,9 @@ class Scaling:
         return (scaled.astype(np.float64) * self.scale + self.offset).astype(np.float32)
 
 
+AS_IT_IS = Scaling(0.0, 1.0)
+
+
 def measure_scaling(images: Sequence[Num[np.ndarray, "_y _x"]]) -> Scaling:
     """Measure the one scale of all images of a modality.
 
@@ -298,11 +211,189 @@ def measure_scaling(images: Sequence[Num[np.ndarray, "_y _x"]]) -> Scaling:
     -------
     Scaling
     """
-    backgrounds = [measure_background(image) for image in images]
-    signal = np.concatenate(
-        [_rise(image)[bright] for image, bright in zip(images, _find_signal(images), strict=True)]
-    )
+    backgrounds, heights = [], []
+    for signal in find_signal(images):
+        backgrounds.append(signal.background)
+        heights.append(signal.rise[signal.bright])
+    high = np.concatenate(heights)
     noise = float(np.median([background.noise for background in backgrounds]))
-    scale = float(np.percentile(signal, 99)) if signal.size else noise
+    scale = float(np.percentile(high, 99)) if high.size else noise
     offset = float(np.median([background.level for background in backgrounds]))
     return Scaling(offset, scale if scale > 0 else 1.0)
+
+
+# --- patches --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Squares cut at the same places of source and target.
+
+    Attributes
+    ----------
+    source, target : (n, y, x) float32
+        Grey values, or scaled ones.
+    field : (n,) int
+        Which of the pairs each was cut from.
+    has_signal : (n,) bool
+        False where the target is nearly empty.
+    doubtful : int
+        How many were left out because source and target are not surely aligned there.
+    """
+
+    source: Float32[np.ndarray, "n y x"]
+    target: Float32[np.ndarray, "n y x"]
+    field: Int[np.ndarray, " n"]
+    has_signal: Bool[np.ndarray, " n"]
+    doubtful: int = 0
+
+
+def cut_patches(
+    pairs: Sequence[RegisteredPair],
+    *,
+    patch_px: int,
+    background_share: float,
+    seed: int,
+    scalings: tuple[Scaling, Scaling] = (AS_IT_IS, AS_IT_IS),
+    most: int | None = None,
+    folder: Path | None = None,
+) -> Patches:
+    """Cut overlapping patches; most of those that are nearly empty or not aligned are left out.
+
+    Parameters
+    ----------
+    pairs : sequence of RegisteredPair
+    patch_px : int
+        Side of a patch. Neighbours overlap by half, from an origin that is drawn for each field.
+    background_share : float
+        The greatest share of nearly empty patches in the result, 0 to below 1: some are needed,
+        or the network never learns what nothing looks like.
+    seed : int
+        Draws the origins, which of the nearly empty patches stay, and their order.
+    scalings : (Scaling, Scaling)
+        Of source and target. Default: the grey values stay as they are.
+    most : int, optional
+        Cut so many of them only.
+    folder : Path, optional
+        Write them to this new folder, source.npy and target.npy, and map these into memory: then
+        what is held in memory doesn't grow with their number.
+
+    Returns
+    -------
+    Patches
+        In random order.
+
+    Raises
+    ------
+    PairError
+        A field is smaller than a patch, or no patch has signal.
+    OutputError
+        The folder cannot be written.
+
+    Notes
+    -----
+    A patch has signal where its target rises above the background by 6 times its noise, and by
+    5 % of what the brightest structure of the median field rises. Single hot pixels, which a
+    median of 3 x 3 removes, are no structure. A patch is left out where the registration's map of
+    residuals expects an RMS error of 73 % of the pair's limit or more.
+    """
+    random = np.random.default_rng(seed)
+    places: list[Place] = []
+    has_signal, doubtful = [], 0
+    signals = find_signal([pair.target.pixels for pair in pairs])
+    for i, (pair, signal) in enumerate(zip(pairs, signals, strict=True)):
+        rows, columns = (_origins(n, patch_px, random, pair.name) for n in signal.bright.shape)
+        for y in rows:
+            for x in columns:
+                square = slice(y, y + patch_px), slice(x, x + patch_px)
+                if is_doubtful(pair, *square):
+                    doubtful += 1
+                    continue
+                places.append((i, *square))
+                has_signal.append(bool(signal.bright[square].any()))
+    if not any(has_signal):
+        reason = f"none of {len(has_signal)} patches shows more than background and noise"
+        if doubtful:
+            reason += f", {doubtful} more are not surely aligned"
+        where = pairs[0].name if len(pairs) == 1 else f"the {len(pairs)} pairs"
+        raise PairError(where, reason, "Give fields that hold structure")
+    full = np.flatnonzero(has_signal)
+    empty = random.permutation(np.flatnonzero(~np.array(has_signal)))
+    most_empty = math.floor(full.size * background_share / (1 - background_share) + 1e-9)
+    kept = np.sort(np.concatenate([full, empty[:most_empty]]))
+    kept = kept[np.random.default_rng(seed).permutation(kept.size)[:most]]
+    images = [pair.source.pixels for pair in pairs], [pair.target.pixels for pair in pairs]
+    source, target = _cut(images, [places[k] for k in kept], patch_px, scalings, folder)
+    return Patches(
+        source,
+        target,
+        np.array([places[k][0] for k in kept]),
+        np.array(has_signal)[kept],
+        doubtful,
+    )
+
+
+Place = tuple[int, slice, slice]
+"""Which field, and where in it."""
+
+
+def _cut(
+    images: tuple[Sequence[Num[np.ndarray, "_y _x"]], Sequence[Num[np.ndarray, "_y _x"]]],
+    places: Sequence[Place],
+    patch_px: int,
+    scalings: tuple[Scaling, Scaling],
+    folder: Path | None,
+) -> tuple[Float32[np.ndarray, "n y x"], Float32[np.ndarray, "n y x"]]:
+    """Fill two arrays with what is there in source and target, in memory or on the disk."""
+    shape = (len(places), patch_px, patch_px)
+
+    def fill(stacks: Sequence[Float32[np.ndarray, "n y x"]]) -> None:
+        for stack, fields, scaling in zip(stacks, images, scalings, strict=True):
+            for k, (i, y, x) in enumerate(places):
+                stack[k] = scaling.apply(fields[i][y, x].astype(np.float32))
+
+    if folder is None:
+        source, target = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        fill((source, target))
+        return source, target
+    with writing_folder(folder, overwrite=True) as part:
+        # a full disk kills who writes to a map
+        require_space(folder, 2 * 4 * math.prod(shape))
+        float32 = np.dtype(np.float32)
+        fill([np.lib.format.open_memmap(part / name, "w+", float32, shape) for name in STACKS])
+    return open_patches(folder)
+
+
+STACKS = ("source.npy", "target.npy")
+
+
+def open_patches(
+    folder: Path,
+) -> tuple[Float32[np.ndarray, "n y x"], Float32[np.ndarray, "n y x"]]:
+    """Map the patches, source and target, that `cut_patches` wrote into memory.
+
+    What is changed in these arrays stays in memory and never reaches the files.
+    """
+    source, target = (np.load(folder / name, mmap_mode="c", allow_pickle=False) for name in STACKS)
+    return source, target
+
+
+def is_doubtful(pair: RegisteredPair, y: slice, x: slice) -> bool:
+    """Tell whether a part of a pair may well be off by more than its limit.
+
+    A pair that the user kept in spite of its residual is kept whole.
+    """
+    if pair.residual_map is None or pair.limit_px is None or pair.reason is not None:
+        return False
+    return pair.residual_map.at(y, x) > DOUBTFUL_SHARE * pair.limit_px
+
+
+def _origins(length_px: int, patch_px: int, random: np.random.Generator, name: str) -> list[int]:
+    """Return where patches begin along one axis: half a patch apart, the first one drawn."""
+    room = length_px - patch_px
+    if room < 0:
+        reason = f"the field is {length_px} px wide or high, less than a patch of {patch_px} px"
+        raise PairError(name, reason, "Give larger fields or choose smaller patches")
+    step = max(patch_px // 2, 1)
+    first = int(random.integers(min(step, room + 1)))
+    return list(range(first, room + 1, step))

@@ -1,4 +1,4 @@
-"""How a network is run on this machine: device, threads and precision, chosen by timing.
+"""How a network is run on this machine: library, threads and precision, chosen by timing.
 
 More threads are not always faster: where another process is busy, two spinning threads were seven
 times slower than one.  And bfloat16 halves the time on processors that have it, and is slow on
@@ -8,9 +8,10 @@ those that don't.  So nothing is looked up; a few runs are timed.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,21 @@ from crosscope.data.cores import count_cores
 
 @dataclass(frozen=True)
 class Engine:
-    """Threads of the processor, and "float32" or "bfloat16" for convolutions and dense layers."""
+    """Threads of the processor, "float32" or "bfloat16" for convolutions and dense layers, and who
+    computes: "torch", on the card where there is one, or "openvino", for prediction only.
+    """
 
     threads: int
     precision: str
+    library: str = "torch"
+
+    def __str__(self) -> str:
+        counted = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.library}, {self.precision}, {counted}"
 
     def run(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Apply a network; what it returns is float32."""
+        """Apply a network with PyTorch; what it returns is float32."""
+        assert self.library == "torch", self
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             result: Tensor = network(x)
@@ -72,55 +81,64 @@ def choose_engine(
     network: nn.Module,
     x: Tensor,
     *,
-    training: bool,
     threads: int | None = None,
     precision: str | None = None,
 ) -> Engine:
-    """Choose the fastest engine for this network on inputs like `x`, b 1 y x, by a few runs.
+    """Choose the fastest engine to train this network on inputs like `x`, b 1 y x, by a few steps.
 
-    What is given is kept; `training` times the backward pass too.
+    What is given is kept. (For prediction see `choice.settle_engine`.)
     """
-    candidates = [
-        Engine(t, p)
-        for t in ([threads] if threads else _thread_counts(x.device))
-        for p in ([precision] if precision else ["float32", "bfloat16"])
-    ]
+    candidates = list_torch_engines(x.device, threads, precision)
     if len(candidates) == 1:
         return candidates[0]
-    network = copy.deepcopy(network).to(x.device).train(training)
+    network = copy.deepcopy(network).to(x.device).train()
 
-    def seconds(engine: Engine, x: Tensor, runs: int) -> float:
-        def work() -> None:
-            with torch.set_grad_enabled(training):
-                output = engine.run(network, x)
-            if training:
-                output.square().mean().backward()  # type: ignore[no-untyped-call]
+    def work(engine: Engine, x: Tensor) -> None:
+        engine.run(network, x).square().mean().backward()  # type: ignore[no-untyped-call]
 
-        return _seconds(engine, work, x.device, runs)
+    seconds = time_engines({engine: partial(work, engine) for engine in candidates}, x)
+    return min(seconds, key=lambda engine: seconds[engine])
 
+
+def list_torch_engines(
+    device: torch.device, threads: int | None, precision: str | None
+) -> list[Engine]:
+    """Return what may be chosen of, what is given being kept."""
+    precisions = [precision] if precision else ["float32", "bfloat16"]
+    return [Engine(t, p) for t in list_threads(device, threads) for p in precisions]
+
+
+def list_threads(device: torch.device, threads: int | None) -> Sequence[int]:
+    """Return the numbers of threads worth a try: on a card it doesn't matter."""
+    if threads:
+        return [threads]
+    return sorted({1, count_cores()}) if device.type == "cpu" else [1]
+
+
+def time_engines(
+    works: Mapping[Engine, Callable[[Tensor], object]], x: Tensor
+) -> dict[Engine, float]:
+    """Return the seconds that each engine's work on `x`, b 1 y x, takes; the hopeless are left out.
+
+    By turns: who else is busy changes meanwhile.
+    """
     # processors without bfloat16 emulate it, a hundred times slower: a small part tells that
     small = x[:1, :, :SMALL_PX, :SMALL_PX]
-    rough = {engine: seconds(engine, small, 2) for engine in candidates}
-    worth = [engine for engine in candidates if rough[engine] <= HOPELESS * min(rough.values())]
+    rough = {engine: _seconds(engine, work, small) for engine, work in works.items()}
+    worth = [engine for engine in works if rough[engine] <= HOPELESS * min(rough.values())]
     best = dict.fromkeys(worth, math.inf)
-    for engine in worth * ROUNDS:  # by turns: who else is busy changes meanwhile
-        best[engine] = min(best[engine], seconds(engine, x, 2))
-    return min(best, key=lambda engine: best[engine])
+    for engine in worth * ROUNDS:
+        best[engine] = min(best[engine], _seconds(engine, works[engine], x))
+    return best
 
 
-def _thread_counts(device: torch.device) -> Sequence[int]:
-    if device.type != "cpu":
-        return [1]
-    return sorted({1, count_cores()})
-
-
-def _seconds(engine: Engine, work: Callable[[], None], device: torch.device, runs: int) -> float:
-    seconds = []
+def _seconds(engine: Engine, work: Callable[[Tensor], object], x: Tensor) -> float:
     with engine.in_use():
-        for _ in range(runs):
-            began = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])  # the first run also sets up
+        work(x)  # the first run also sets up
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        began = time.perf_counter()
+        work(x)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        return time.perf_counter() - began

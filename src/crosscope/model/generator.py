@@ -96,12 +96,16 @@ class FastGenerator(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
+        return x + self.change(x).float()
+
+    def change(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
+        """U(x)."""
         x1 = self.down1(self.first(F.pixel_unshuffle(x, 2)))  # b 32 y/2 x/2
         x2 = self.down2(self.shrink1(x1))  # b 64 y/4 x/4
         y = self.grow2(self.centre(self.shrink2(x2)))  # b 128 y/8 x/8, back to b 64 y/4 x/4
         y = self.grow1(self.up2(x2 + y))  # b 32 y/2 x/2
         y = self.last(self.up1(x1 + y))  # b 4 y/2 x/2
-        return x + F.pixel_shuffle(y, 2).float()
+        return F.pixel_shuffle(y, 2)
 
 
 class ResidualBlock(nn.Module):

@@ -23,20 +23,33 @@ class Journal:
         Lines beyond it are of steps that a killed run will do again: they are dropped.
     say : callable
         Told once where TensorBoard is missing.
+    writes : bool
+        False in all processes of a training but the first: they keep the lines in memory too.
     """
 
-    def __init__(self, folder: Path | None, *, last_step: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        last_step: int,
+        say: Callable[[str], None],
+        writes: bool = True,
+    ) -> None:
         self.lines: list[Mapping[str, Any]] = []
-        self._path = folder / "log.jsonl" if folder else None
+        self._path: Path | None = None
         self._board: Any = None
-        if not folder or not self._path:
+        if not folder:
             return
-        if last_step and self._path.exists():
+        path = folder / "log.jsonl"
+        if last_step and path.exists():
             # what follows the last line's end is what a kill cut off
-            lines = map(json.loads, self._path.read_text().split("\n")[:-1])
+            lines = map(json.loads, path.read_text().split("\n")[:-1])
             self.lines = [line for line in lines if line["step"] <= last_step]
+        if not writes:
+            return
+        self._path = path
         folder.mkdir(parents=True, exist_ok=True)
-        with writing(self._path, overwrite=True) as part:
+        with writing(path, overwrite=True) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         try:
             from torch.utils.tensorboard import SummaryWriter

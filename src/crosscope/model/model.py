@@ -1,7 +1,8 @@
 """A model: everything needed to use it, in one file that executes nothing when it is read.
 
 MODEL.zip holds model.json (what it is and what it was trained on), log.jsonl (how its training
-went), and the weights generator.safetensors and, for an adversarial model, twin.safetensors.
+went), the weights generator.safetensors and, for an adversarial model, twin.safetensors, and
+tile.safetensors, the test tile on which every engine is checked.
 """
 
 import hashlib
@@ -13,7 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensors_to_bytes
@@ -25,6 +28,7 @@ from crosscope.data.sampling import Scaling
 from crosscope.model.catalogue import find_model
 from crosscope.model.generator import build_generator
 from crosscope.model.reach import Reach
+from crosscope.model.trial import TILE_PX, random_tile
 
 VERSION = 1
 LARGEST_MEMBER = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
@@ -68,6 +72,9 @@ class Model:
         weights it has ("kept") and how often the adversarial one went wrong ("rollbacks").
     log : tuple of mappings
         The lines of log.jsonl.
+    tile : (y, x) float32
+        Scaled source of 128 x 128 px from a validation field, where it varies most: what every
+        engine must compute rightly. Random where no field was at hand.
     card : mapping
         What it was made for and how well it does, for those who did not train it themselves:
         "source", "target", "sample", "trained_on", "figures", "limits", "recipe".
@@ -89,6 +96,7 @@ class Model:
     training: Mapping[str, Any] = field(default_factory=dict)
     log: tuple[Mapping[str, Any], ...] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
+    tile: Float32[np.ndarray, "y x"] = field(default_factory=random_tile)
     sha256: str | None = None
 
     @property
@@ -109,6 +117,7 @@ class Model:
         members = {
             f"{name}.safetensors": _to_bytes(net, path, half) for name, net in weights.items()
         }
+        members["tile.safetensors"] = tensors_to_bytes({"tile": torch.from_numpy(self.tile)})
         card = {
             "format": "crosscope-model",
             "version": VERSION,
@@ -164,6 +173,7 @@ class Model:
             for name, data in weights.items():
                 if hashlib.sha256(data).hexdigest() != card["sha256"][name]:
                     raise ModelError(path, f"{name} in it is damaged", "Copy the file again")
+            tile = _tile(_from_bytes(weights.pop("tile.safetensors"), path), path)
             built = {}
             for name, data in weights.items():
                 with torch.device("meta"):  # shapes without memory, however large a base it names
@@ -190,6 +200,7 @@ class Model:
                 training=dict(card["training"]),
                 log=tuple(dict(json.loads(line)) for line in members["log.jsonl"].splitlines()),
                 card=dict(card["card"]),
+                tile=tile,
                 sha256=sha256(path),
             )
         # RuntimeError: a base beyond what torch can count, JSON nested too deeply
@@ -214,7 +225,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
 
 def _read_members(path: Path) -> dict[str, bytes]:
     """Read the known members of the archive into memory: nothing is unpacked to the disk."""
-    known = {"model.json", "log.jsonl", "generator.safetensors", "twin.safetensors"}
+    known = {"model.json", "log.jsonl", "tile.safetensors"}
+    known |= {"generator.safetensors", "twin.safetensors"}
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -247,6 +259,16 @@ def _from_bytes(data: bytes, path: Path) -> dict[str, Tensor]:
         return read_tensors(data)
     except (SafetensorError, ValueError) as error:
         raise ModelError(path, "its weights cannot be read", "Copy the file again") from error
+
+
+def _tile(stored: dict[str, Tensor], path: Path) -> Float32[np.ndarray, "y x"]:
+    tile = stored["tile"]
+    if tile.dtype != torch.float32 or tile.shape != (TILE_PX, TILE_PX):
+        raise ValueError("its test tile has another type or shape")
+    if not bool(torch.isfinite(tile).all()):
+        raise ModelError(path, "has a test tile that is not finite", "Train again or copy it again")
+    pixels: Float32[np.ndarray, "y x"] = tile.numpy()
+    return pixels
 
 
 def _size(values: Any) -> tuple[float, float]:

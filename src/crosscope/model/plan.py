@@ -6,6 +6,8 @@ from typing import Any
 from crosscope.data.errors import InputError
 from crosscope.model.engine import Engine
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -23,6 +25,9 @@ class TrainingPlan:
         doesn't depend on the machine's speed.
     patch_px, batch : int
         64 px and 12 [P]; 64 px and 4 in `fast`: more and smaller steps reached more [M].
+    accumulate : int
+        So many batches make one step, one in memory at a time: a larger batch where memory is
+        small. Each of several processes takes as many; a step's whole batch is the product.
     learning_rate, adversarial_rate, discriminator_rate : float
         Of Adam: the generator in the warm start and in the adversarial phase, and the
         discriminator. 1e-4, 1e-4 and 1e-5 [P].
@@ -59,6 +64,7 @@ class TrainingPlan:
     steps: int | None = None
     patch_px: int = 64
     batch: int = 4
+    accumulate: int = 1
     learning_rate: float = 2e-3
     adversarial_rate: float = 1e-4
     discriminator_rate: float = 1e-4
@@ -87,9 +93,10 @@ class TrainingPlan:
             "steps must be at least 1": self.steps is None or self.steps >= 1,
             "patch_px must be a multiple of 16 and at least 32": self.patch_px >= 32
             and self.patch_px % 16 == 0,
-            "base, discriminator_base and batch must be at least 1": self.base >= 1
-            and self.discriminator_base >= 1
-            and self.batch >= 1,
+            "base, discriminator_base, batch and accumulate must be at least 1": min(
+                self.base, self.discriminator_base, self.batch, self.accumulate
+            )
+            >= 1,
             "rates must be above 0": min(
                 self.learning_rate, self.adversarial_rate, self.discriminator_rate
             )
@@ -107,8 +114,7 @@ class TrainingPlan:
             or self.training_fields >= 1,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
-            "precision must be float32 or bfloat16": self.precision
-            in (None, "float32", "bfloat16"),
+            "precision must be float32 or bfloat16": self.precision in (None, *PRECISIONS),
         }
         for rule, holds in rules.items():
             if not holds:

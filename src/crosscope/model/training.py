@@ -12,13 +12,18 @@ Of each phase the moving average of the weights with the lowest validation loss 
 adversarial moment rings an alarm, the run goes back to the last sound one, and on with half the
 adversarial share and rates; the third time that phase ends. A batch is a function of the seed and
 the step's number alone, so that a killed run goes on exactly from its checkpoint.
+
+Several processes, and several batches for one step, give what one batch as large as all of theirs
+together gives, but for rounding: gradients are averaged over them, and what is decided (weights of
+terms, alarms, what is kept, when time is up) is decided by the first process or by means over all.
 Wang et al., Nature Methods 16, 103 (2019), doi 10.1038/s41592-018-0239-0.
 """
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +36,23 @@ from torch.optim import Adam
 
 from crosscope.data.errors import InputError, ModelError, PairError
 from crosscope.data.registered import RegisteredPair
-from crosscope.data.sampling import Scaling, Split, cut_patches, measure_scaling, split_fields
+from crosscope.data.sampling import Split, measure_scaling, split_fields
 from crosscope.model.alarms import Alarm, find_alarms, measure_artefacts
+from crosscope.model.batches import Data, draw_ahead, draw_batch, load, loaded
 from crosscope.model.discriminator import Discriminator
 from crosscope.model.engine import choose_engine, find_device
 from crosscope.model.generator import build_generator
 from crosscope.model.journal import Journal
-from crosscope.model.losses import adversarial_loss, discriminator_loss, mse_loss, ssim_loss
+from crosscope.model.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    mse_loss,
+    ssim,
+    ssim_loss,
+)
 from crosscope.model.model import Model, SeenField
-from crosscope.model.plan import TrainingPlan
+from crosscope.model.plan import PRECISIONS, TrainingPlan
+from crosscope.model.processes import ALONE, Processes, join_processes
 from crosscope.model.reach import measure_reach
 from crosscope.model.state import (
     Checkpoint,
@@ -49,6 +62,7 @@ from crosscope.model.state import (
     load_checkpoint,
     save_checkpoint,
 )
+from crosscope.model.trial import cut_tile
 
 DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
 MOMENTS = 24  # validations and checkpoints in a run ...
@@ -72,15 +86,6 @@ class Moment:
     text: str
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """Scaled patches on the device, and how many were left out as not surely aligned."""
-
-    source: Float[Tensor, "n 1 y x"]
-    target: Float[Tensor, "n 1 y x"]
-    doubtful: int = 0
-
-
 def train(
     pairs: Sequence[RegisteredPair],
     plan: TrainingPlan | None = None,
@@ -101,7 +106,8 @@ def train(
     plan : TrainingPlan
         Default: the `fast` preset for ten minutes.
     run : Path, optional
-        Folder for log.jsonl, tensorboard and checkpoints; without it nothing is written.
+        Folder for log.jsonl, tensorboard and checkpoints; without it nothing is written. While
+        training lasts the patches lie there too, in a hidden folder, and not in memory.
     init : Model, optional
         Start from this model's weights (transfer learning).
     resume : bool
@@ -113,21 +119,32 @@ def train(
     -------
     Model
 
+    Notes
+    -----
+    Where torchrun started several processes, all call this with the same arguments, and each takes
+    its part of every step; only the first writes, and calls `watch` and `say`.
+
     Raises
     ------
     PairError
         No pairs, too small, without signal, or of unequal pixel sizes.
     ModelError
-        `init` is of another network; no checkpoint, or one of another plan or other fields.
+        `init` is of another network; no checkpoint, or one of another plan, other fields or
+        another number of processes.
     TrainingError
         The loss is no longer finite.
+    InputError
+        Another process of the training has ended.
     """
     plan = plan or TrainingPlan()
+    processes = join_processes()
+    if not processes.first:
+        watch, say = (lambda moment: None), (lambda sentence: None)
     sizes_nm = _pixel_sizes_nm(pairs)
     device = find_device()
     state = start(plan, init, device)
     checkpoint = None
-    if run and not resume:
+    if run and not resume and processes.first:
         clear_checkpoints(run / "checkpoints")
     if resume:
         if run is None:
@@ -150,39 +167,52 @@ def train(
         measure_scaling([pair.source.pixels for pair in split.training]),
         measure_scaling([pair.target.pixels for pair in split.training]),
     )
-    room_px = min(3 * plan.patch_px // 2, smallest_side(split.training))  # to crop at random
-    data = load(split.training, plan, scalings, device, patch_px=max(plan.patch_px, room_px))
-    held_out = load(split.validation, plan, scalings, device, patch_px=plan.patch_px)
-    if data.doubtful:
-        count = data.doubtful + len(data.source)
-        say(f"{data.doubtful} of {count} patches are left out: not surely aligned there")
-    few = slice(VALIDATION_PATCHES)
-    held_out = Data(held_out.source[few], held_out.target[few])
-
+    about = {
+        "plan": asdict(plan),
+        "fields": [asdict(seen) for seen in fields],
+        "processes": processes.count,
+    }
     if checkpoint:
-        if checkpoint.about["fields"] != [asdict(seen) for seen in fields]:
-            raise ModelError(checkpoint.path, "was trained on other fields", "Choose another RUN")
-        state.restore(checkpoint.tensors, checkpoint.progress)
+        take_up(state, checkpoint, about, processes)
         say(f"Going on from step {state.progress.step}.")
-    else:
-        plan = measure_engine(plan, state, data)
-    say(f"{device.type}, {plan.precision}, threads: {plan.threads}.")
+    held_out = load(
+        split.validation,
+        plan,
+        scalings,
+        device,
+        patch_px=plan.patch_px,
+        most=VALIDATION_PATCHES,
+    )
+    held_out = Data(held_out.source.to(device), held_out.target.to(device))
+    room_px = min(3 * plan.patch_px // 2, smallest_side(split.training))  # to crop at random
+    room_px = max(plan.patch_px, room_px)
+    with loaded(
+        split.training, plan, scalings, device, patch_px=room_px, run=run, processes=processes
+    ) as data:
+        if data.doubtful:
+            count = data.doubtful + len(data.source)
+            say(f"{data.doubtful} of {count} patches are left out: not surely aligned there")
+        if not checkpoint:
+            plan = measure_engine(plan, state, data, processes)
+            about |= {"plan": asdict(plan)}
+        say(f"{device.type}, {plan.precision}, threads: {plan.threads}.")
 
-    about = {"plan": asdict(plan), "fields": [asdict(seen) for seen in fields]}
-    journal = Journal(run, last_step=state.progress.step, say=say)
-    with journal, plan.engine.in_use():
-        for moment in _moments(state, plan, data, watch):
-            line = moment | {"validation": validate(state, plan, held_out)}
-            alarms = judge(state, line["validation"], line["losses"])
-            line |= {"alarms": [asdict(alarm) for alarm in alarms], "rolled_back": bool(alarms)}
-            journal.write(line, _examples(state, plan, held_out) if run else {})
-            if alarms:
-                roll_back(state, alarms, say)
-            else:
-                keep_best(state, line["validation"], state.progress.phase)
-                state.mark_sound()
-            if run:
-                save_checkpoint(state, run / "checkpoints", about)
+        writes = run if processes.first else None
+        journal = Journal(run, last_step=state.progress.step, say=say, writes=processes.first)
+        moments = _moments(state, plan, data, processes, watch)
+        with journal, plan.engine.in_use(), closing(moments):
+            for moment in moments:
+                line = moment | {"validation": validate(state, plan, held_out, processes)}
+                alarms = judge(state, line["validation"], line["losses"])
+                line |= {"alarms": [asdict(alarm) for alarm in alarms], "rolled_back": bool(alarms)}
+                journal.write(line, _examples(state, plan, held_out) if writes else {})
+                if alarms:
+                    roll_back(state, alarms, say)
+                else:
+                    keep_best(state, line["validation"], state.progress.phase)
+                    state.mark_sound()
+                if writes:
+                    save_checkpoint(state, writes / "checkpoints", about)
 
     best = choose_kept(state)
     if state.progress.rollbacks:
@@ -195,6 +225,7 @@ def train(
     twin.load_state_dict(state.kept["warm"])
     at_best = dict(state.progress.best[best])
     field = scalings[0].apply(split.validation[0].source.pixels)
+    tiles = [cut_tile(scalings[0].apply(pair.source.pixels)) for pair in split.validation]
     return Model(
         network=plan.network,
         base=plan.base,
@@ -215,50 +246,81 @@ def train(
             "shares": journal.lines[-1]["shares"],
             "kept": best,
             "rollbacks": state.progress.rollbacks,
+            "processes": processes.count,
+            "waiting_share": _waiting_share(state.progress.waited_s, state.progress.seconds),
         },
         log=tuple(journal.lines),
+        tile=max(tiles, key=lambda tile: float(tile.std())),
     )
 
 
 def _moments(
-    state: State, plan: TrainingPlan, data: Data, watch: Callable[[Moment], None]
-) -> Iterator[dict[str, Any]]:
+    state: State,
+    plan: TrainingPlan,
+    data: Data,
+    processes: Processes,
+    watch: Callable[[Moment], None],
+) -> Generator[dict[str, Any], None, None]:
     """Train; stop now and then, with the means of what was lost since the last time."""
     progress = state.progress
     done = progress.done(plan)
     sums: dict[str, float] = {}
     first = last = progress.step
+    seconds, waited_s = progress.seconds, progress.waited_s
     entered = time.monotonic()
     began = entered - progress.seconds
-    while done < 1 and progress.rollbacks < ROLLBACKS:
-        enter_phase(state, plan, done, data)
-        set_rates(state, plan, done)
-        source, target = draw_batch(data, plan, progress.step)
-        losses = train_step(state, plan, source, target)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value
-        progress.step += 1
-        progress.seconds = time.monotonic() - began
-        before, done = done, progress.done(plan)
-        rate = (progress.step - first) / (time.monotonic() - entered)
-        words = f"step {progress.step}, {rate:.1f} steps/s, {progress.phase}"
-        watch(Moment(done, progress.step, words))
-        if (
-            math.floor(done * MOMENTS) > math.floor(before * MOMENTS)
-            or progress.step % MOMENT_STEPS == 0
-            or phase_at(plan, done) != progress.phase
-            or done >= 1
-        ):
-            means = {name: total / (progress.step - last) for name, total in sums.items()}
-            _require_finite(means, progress)
-            yield {
-                "step": progress.step,
-                "seconds": round(progress.seconds, 3),
-                "phase": progress.phase,
-                "losses": means,
-                "shares": _shares(progress, means),
-            }
-            sums, last = {}, progress.step
+    with closing(draw_ahead(data, plan, first, processes)) as batches:
+        while done < 1 and progress.rollbacks < ROLLBACKS:
+            enter_phase(state, plan, done, data, processes)
+            set_rates(state, plan, done)
+            asked = time.monotonic()
+            source, target = next(batches)
+            progress.waited_s += time.monotonic() - asked
+            losses = train_step(state, plan, source, target, processes)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            progress.step += 1
+            (progress.seconds,) = processes.agree([time.monotonic() - began])
+            before, done = done, progress.done(plan)
+            rate = (progress.step - first) / (time.monotonic() - entered)
+            words = f"step {progress.step}, {rate:.1f} steps/s, {progress.phase}"
+            watch(Moment(done, progress.step, words))
+            if (
+                math.floor(done * MOMENTS) > math.floor(before * MOMENTS)
+                or progress.step % MOMENT_STEPS == 0
+                or phase_at(plan, done) != progress.phase
+                or done >= 1
+            ):
+                means = processes.mean([total / (progress.step - last) for total in sums.values()])
+                named = dict(zip(sums, means, strict=True))
+                _require_finite(named, progress)
+                waited_s, seconds = progress.waited_s - waited_s, progress.seconds - seconds
+                yield {
+                    "step": progress.step,
+                    "seconds": round(progress.seconds, 3),
+                    "waiting_share": _waiting_share(waited_s, seconds),
+                    "phase": progress.phase,
+                    "losses": named,
+                    "shares": _shares(progress, named),
+                }
+                sums, last = {}, progress.step
+                seconds, waited_s = progress.seconds, progress.waited_s
+
+
+def take_up(
+    state: State, checkpoint: Checkpoint, about: Mapping[str, Any], processes: Processes
+) -> None:
+    """Go on from a checkpoint of the same fields and processes, or raise ModelError."""
+    if checkpoint.about["fields"] != about["fields"]:
+        raise ModelError(checkpoint.path, "was trained on other fields", "Choose another RUN")
+    count = checkpoint.about.get("processes", 1)
+    if count != processes.count:
+        reason = f"is of another number of processes: {count}, now {processes.count}"
+        raise ModelError(checkpoint.path, reason, "Start as many, or choose another RUN")
+    if processes.agree([checkpoint.progress.step]) != [checkpoint.progress.step]:
+        reason = "is not the one that the first process goes on from"
+        raise ModelError(checkpoint.path, reason, "Put RUN on a disk that all processes see")
+    state.restore(checkpoint.tensors, checkpoint.progress)
 
 
 def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State:
@@ -282,8 +344,8 @@ def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State
         average=copy.deepcopy(generator).requires_grad_(False),
         discriminator=discriminator,
         # not fused: that did not resume to the same bits
-        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99)),
-        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99)),
+        optimiser=Adam(generator.parameters(), betas=(0.9, 0.99), foreach=True),
+        discriminator_optimiser=Adam(discriminator.parameters(), betas=(0.9, 0.99), foreach=True),
         progress=Progress(ssim_weight=plan.warm_ssim),
     )
 
@@ -293,63 +355,21 @@ def smallest_side(fields: Sequence[RegisteredPair]) -> int:
     return min(side for pair in fields for side in pair.target.pixels.shape)
 
 
-def load(
-    fields: Sequence[RegisteredPair],
-    plan: TrainingPlan,
-    scalings: tuple[Scaling, Scaling],
-    device: torch.device,
-    *,
-    patch_px: int,
-) -> Data:
-    """Cut fields into patches, shuffle and scale them and bring them to the device."""
-    patches = cut_patches(
-        fields, patch_px=patch_px, background_share=plan.background_share, seed=plan.seed
-    )
-    order = np.random.default_rng(plan.seed).permutation(len(patches.source))
-    source, target = (
-        torch.from_numpy(scaling.apply(stack[order]))[:, None].to(device)
-        for scaling, stack in zip(scalings, (patches.source, patches.target), strict=True)
-    )
-    return Data(source, target, patches.doubtful)
+def measure_engine(
+    plan: TrainingPlan, state: State, data: Data, processes: Processes = ALONE
+) -> TrainingPlan:
+    """Return the plan with the threads and the precision that it left open.
 
-
-def measure_engine(plan: TrainingPlan, state: State, data: Data) -> TrainingPlan:
-    """Return the plan with the threads and the precision that it left open."""
+    Several processes measure at the same time, for so they will work; the first one's choice holds.
+    """
     engine = choose_engine(
         state.generator,
-        draw_batch(data, plan, 0)[0],
-        training=True,
+        draw_batch(data, plan, 0)[0][: plan.batch],
         threads=plan.threads,
         precision=plan.precision,
     )
-    return replace(plan, threads=engine.threads, precision=engine.precision)
-
-
-def draw_batch(
-    data: Data, plan: TrainingPlan, step: int
-) -> tuple[Float[Tensor, "b 1 y x"], Float[Tensor, "b 1 y x"]]:
-    """Choose patches, crop, turn and flip each at random: by the seed and the step alone.
-
-    The source's background is moved too, where the plan says so; the target's never is.
-    """
-    rng = np.random.default_rng([plan.seed, step])
-    chosen = rng.integers(len(data.source), size=plan.batch)
-    corners = rng.integers(data.source.shape[-1] - plan.patch_px + 1, size=(plan.batch, 2))
-    turns = rng.integers(4, size=plan.batch)
-    flips = rng.integers(2, size=plan.batch)
-    batch = []
-    for stack in (data.source, data.target):
-        crops = (
-            stack[n, :, y : y + plan.patch_px, x : x + plan.patch_px]
-            for n, (y, x) in zip(chosen.tolist(), corners.tolist(), strict=True)
-        )
-        turned = (
-            torch.rot90(crop.flip(-1) if flip else crop, turn, (-2, -1))
-            for crop, turn, flip in zip(crops, turns.tolist(), flips.tolist(), strict=True)
-        )
-        batch.append(torch.stack(list(turned)))
-    haze = rng.uniform(-plan.haze, plan.haze, (plan.batch, 1, 1, 1)).astype(np.float32)
-    return batch[0] + torch.from_numpy(haze).to(batch[0].device), batch[1]
+    threads, precision = processes.agree([engine.threads, PRECISIONS.index(engine.precision)])
+    return replace(plan, threads=int(threads), precision=PRECISIONS[int(precision)])
 
 
 def train_step(
@@ -357,44 +377,83 @@ def train_step(
     plan: TrainingPlan,
     source: Float[Tensor, "b 1 y x"],
     target: Float[Tensor, "b 1 y x"],
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Take one step of whichever network learns in this phase; return the losses."""
-    progress = state.progress
-    losses: dict[str, Tensor] = {}
-    with torch.set_grad_enabled(progress.phase != "discriminator"):
-        output = plan.engine.run(state.generator, source)
+    """Take one step of whichever network learns in this phase; return the losses.
+
+    With `plan.accumulate` above 1 the batch goes through in so many parts, for one of which at a
+    time memory is needed: once for what the discriminator and the whole batch's SSIM need, which
+    is without gradients, then for the generator's own.
+    """
+    progress, parts = state.progress, plan.accumulate
+    learns = progress.phase != "discriminator"
+    sources, targets = source.chunk(parts), target.chunk(parts)
+    losses: dict[str, float] = {}
+
+    def note(**terms: Tensor) -> None:
+        for name, value in terms.items():
+            losses[name] = losses.get(name, 0.0) + float(value.detach()) / parts
+
+    with torch.set_grad_enabled(learns and parts == 1):
+        outputs = [plan.engine.run(state.generator, part) for part in sources]
 
     if progress.phase != "warm":
-        real = plan.engine.run(state.discriminator, target)
-        fake = plan.engine.run(state.discriminator, output.detach())
-        losses["discriminator"] = discriminator_loss(real, fake)
-        losses["discriminator_accuracy"] = (
-            (real > 0).float().mean() + (fake < 0).float().mean()
-        ) / 2
-        descend(losses["discriminator"], state.discriminator_optimiser)
+        state.discriminator_optimiser.zero_grad(set_to_none=True)
+        for output, wanted in zip(outputs, targets, strict=True):
+            both = torch.cat((wanted, output.detach()))  # at once: its large weights are read once
+            real, fake = plan.engine.run(state.discriminator, both).chunk(2)
+            loss = discriminator_loss(real, fake)
+            (loss / parts).backward()  # type: ignore[no-untyped-call]
+            right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+            note(discriminator=loss, discriminator_accuracy=right)
+        descend(state.discriminator_optimiser, processes)
         progress.discriminator_steps += 1
 
-    losses["mse"] = mse_loss(output, target)
-    losses["ssim"] = ssim_loss(output, target, data_range=DATA_RANGE)
-    objective = progress.mse_weight * losses["mse"] + progress.ssim_weight * losses["ssim"]
-    if progress.phase == "adversarial":
-        losses["adversarial"] = adversarial_loss(plan.engine.run(state.discriminator, output))
-        objective = objective + progress.adversarial_weight * losses["adversarial"]
-    if progress.phase != "discriminator":
-        descend(objective, state.optimiser)
+    state.discriminator.requires_grad_(False)  # it only passes gradients on
+    state.optimiser.zero_grad(set_to_none=True)
+    compared = [_compare(output, wanted) for output, wanted in zip(outputs, targets, strict=True)]
+    whole = torch.stack([similarity for _, similarity in compared]).detach().mean()
+    processes.average([whole])
+    for n, (part, wanted) in enumerate(zip(sources, targets, strict=True)):
+        output, (mse, own) = outputs[n], compared[n]
+        if learns and parts > 1:
+            output = plan.engine.run(state.generator, part)
+            mse, own = _compare(output, wanted)
+        # the logarithm is that of the whole batch's SSIM, the gradient flows to this part
+        dissimilar = ssim_loss(own + (whole - own.detach()))
+        objective = progress.mse_weight * mse + progress.ssim_weight * dissimilar
+        note(mse=mse, ssim=dissimilar)
+        if progress.phase == "adversarial":
+            adversarial = adversarial_loss(plan.engine.run(state.discriminator, output))
+            objective = objective + progress.adversarial_weight * adversarial
+            note(adversarial=adversarial)
+        if learns:
+            (objective / parts).backward()  # type: ignore[no-untyped-call]
+    state.discriminator.requires_grad_(True)
+    if learns:
+        descend(state.optimiser, processes)
         decay = min(plan.ema, (1 + progress.step) / (10 + progress.step))
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(state.average.parameters()), list(state.generator.parameters()), 1 - decay
             )
-    return {name: float(loss.detach()) for name, loss in losses.items()}
+    return losses
 
 
-def descend(loss: Tensor, optimiser: Adam) -> None:
-    """Take one step downhill; a gradient longer than 1 is shortened to 1."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+def _compare(
+    output: Float[Tensor, "b 1 y x"], target: Float[Tensor, "b 1 y x"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return MSE and SSIM."""
+    return mse_loss(output, target), ssim(output, target, data_range=DATA_RANGE)
+
+
+def descend(optimiser: Adam, processes: Processes = ALONE) -> None:
+    """Take one step downhill, by the mean of all processes' gradients.
+
+    A gradient longer than 1 is shortened to 1.
+    """
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    processes.average([weight.grad for weight in weights if weight.grad is not None])
     nn.utils.clip_grad_norm_(weights, 1.0)
     optimiser.step()
 
@@ -407,7 +466,9 @@ def phase_at(plan: TrainingPlan, done: float) -> str:
     return "discriminator" if done < alone else "adversarial"
 
 
-def enter_phase(state: State, plan: TrainingPlan, done: float, data: Data) -> None:
+def enter_phase(
+    state: State, plan: TrainingPlan, done: float, data: Data, processes: Processes = ALONE
+) -> None:
     """Begin the next phase when its time has come, and weigh the terms of its objective."""
     progress, phase = state.progress, phase_at(plan, done)
     if phase == progress.phase:
@@ -417,24 +478,32 @@ def enter_phase(state: State, plan: TrainingPlan, done: float, data: Data) -> No
         state.average.load_state_dict(state.kept["warm"])
         state.generator.load_state_dict(state.kept["warm"])
     if phase == "adversarial":
-        mse, ssim, adversarial = np.mean(
-            [terms_of(state, plan, data, progress.step + n) for n in range(16)], axis=0
-        )
+        steps = range(progress.step, progress.step + 16)
+        terms = [terms_of(state, plan, data, step, processes) for step in steps]
+        mse, ssim_term, adversarial = np.mean(terms, axis=0)
         total = adversarial / (1 - plan.mse_share - plan.ssim_share)
         progress.adversarial_weight = 1.0
         progress.mse_weight = float(plan.mse_share * total / max(mse, SMALLEST))
-        progress.ssim_weight = float(plan.ssim_share * total / max(ssim, SMALLEST))
+        progress.ssim_weight = float(plan.ssim_share * total / max(ssim_term, SMALLEST))
         state.mark_sound()
 
 
 @torch.no_grad()
-def terms_of(state: State, plan: TrainingPlan, data: Data, step: int) -> tuple[float, float, float]:
-    """Return the MSE, SSIM and adversarial terms of one batch."""
-    source, target = draw_batch(data, plan, step)
-    output = plan.engine.run(state.generator, source)
-    ssim = ssim_loss(output, target, data_range=DATA_RANGE)
-    adversarial = adversarial_loss(plan.engine.run(state.discriminator, output))
-    return float(mse_loss(output, target)), float(ssim), float(adversarial)
+def terms_of(
+    state: State, plan: TrainingPlan, data: Data, step: int, processes: Processes = ALONE
+) -> tuple[float, float, float]:
+    """Return the MSE, SSIM and adversarial terms of one step's whole batch."""
+    source, target = draw_batch(data, plan, step, processes)
+    sums = np.zeros(3)
+    for part, wanted in zip(
+        source.chunk(plan.accumulate), target.chunk(plan.accumulate), strict=True
+    ):
+        output = plan.engine.run(state.generator, part)
+        verdict = adversarial_loss(plan.engine.run(state.discriminator, output))
+        mse, similarity = _compare(output, wanted)
+        sums += [float(mse), float(similarity), float(verdict)]
+    mean_mse, mean_ssim, adversarial = processes.mean((sums / plan.accumulate).tolist())
+    return mean_mse, float(ssim_loss(torch.tensor(mean_ssim))), adversarial
 
 
 def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
@@ -459,26 +528,31 @@ def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
 
 
 @torch.no_grad()
-def validate(state: State, plan: TrainingPlan, held_out: Data) -> dict[str, float]:
-    """Measure the moving average on the held-out patches; `loss` is the phase's, less D's part."""
+def validate(
+    state: State, plan: TrainingPlan, held_out: Data, processes: Processes = ALONE
+) -> dict[str, float]:
+    """Measure the moving average on the held-out patches; `loss` is the phase's, less D's part.
+
+    All processes do, at the same time, and take over what the first one found.
+    """
     sums = np.zeros(2)
     outputs = []
     for first in range(0, len(held_out.source), plan.batch):
         source, target = (
             stack[first : first + plan.batch] for stack in (held_out.source, held_out.target)
         )
-        output = plan.engine.run(state.average, source)
-        ssim = ssim_loss(output, target, data_range=DATA_RANGE)
-        outputs.append(output)
-        sums += len(source) * np.array([float(mse_loss(output, target)), float(ssim)])
-    mse, ssim_term = (float(value) for value in sums / len(held_out.source))
+        outputs.append(plan.engine.run(state.average, source))
+        sums += [len(source) * float(value) for value in _compare(outputs[-1], target)]
+    mse, similarity = (sums / len(held_out.source)).tolist()
     loss = mse  # before, the weight of SSIM changes
     if state.progress.phase == "adversarial":
+        ssim_term = float(ssim_loss(torch.tensor(similarity)))
         loss = state.progress.mse_weight * mse + state.progress.ssim_weight * ssim_term
     _require_finite({"validation loss": loss}, state.progress)
     psnr_db = 10 * math.log10(DATA_RANGE**2 / max(mse, SMALLEST))
-    figures = {"loss": loss, "mse": mse, "ssim": 2 * math.exp(-ssim_term) - 1, "psnr_db": psnr_db}
-    return figures | measure_artefacts(torch.cat(outputs), held_out.target)
+    figures = {"loss": loss, "mse": mse, "ssim": similarity, "psnr_db": psnr_db}
+    figures |= measure_artefacts(torch.cat(outputs), held_out.target)
+    return dict(zip(figures, processes.agree(list(figures.values())), strict=True))
 
 
 def judge(
@@ -599,6 +673,11 @@ def _shares(progress: Progress, losses: Mapping[str, float]) -> dict[str, float]
     }
     total = sum(terms.values()) or 1.0
     return {name: term / total for name, term in terms.items()}
+
+
+def _waiting_share(waited_s: float, seconds: float) -> float:
+    """Return what part of the time the loop waited for batches."""
+    return round(waited_s / seconds, 4) if seconds else 0.0
 
 
 @torch.no_grad()

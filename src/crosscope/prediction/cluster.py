@@ -18,7 +18,7 @@ from crosscope.prediction.slides import Job, Models, do_part
 
 WAIT_S = 30.0
 """For a scheduler to answer, and for its first worker."""
-ALIKE = ("crosscope", "torch", "numpy", "zarr")
+ALIKE = ("crosscope", "torch", "openvino", "numpy", "zarr")
 """Packages that must be of one version everywhere: other versions may give other pixels."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")

@@ -13,7 +13,14 @@ from typing import Any
 
 from crosscope.data.errors import CrosscopeError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json, writing
-from crosscope.data.images import Image, list_images, read_image, select_channel, write_image
+from crosscope.data.images import (
+    Image,
+    list_images,
+    read_image,
+    require_finite,
+    select_channel,
+    write_image,
+)
 from crosscope.data.slides import is_slide, is_zarr
 from crosscope.model.model import Model
 from crosscope.prediction.cluster import Cluster
@@ -67,6 +74,7 @@ def predict_files(
     overwrite: bool = False,
     cluster: Cluster | None = None,
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Predicted:
     """Predict a file, or every image of a folder, and write OUTPUT and OUTPUT.json.
 
@@ -74,7 +82,8 @@ def predict_files(
     parts, or the images of a folder, are spread over the workers. In a folder what can be done is
     done; the rest is listed. Each image appears under its final name when it is complete, the
     sidecar last. With a model for each channel, every output has a colour composite beside it, of
-    its name but for .png; the sidecar says how it shows them.
+    its name but for .png; the sidecar says how it shows them. `say` is told which engine was
+    chosen, and why.
 
     Raises
     ------
@@ -102,10 +111,10 @@ def predict_files(
         require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
-        found = _predict_all(models, files_to, plan, overwrite, cluster, watch)
+        found = _predict_all(models, files_to, plan, overwrite, cluster, watch, say)
     else:
         run = cluster.run if cluster else None
-        found = [_predict_file(models, source, output, plan, overwrite, run, watch)]
+        found = [_predict_file(models, source, output, plan, overwrite, run, watch, say)]
     failures = [failure for failure in found if isinstance(failure, Failure)]
     outputs = [_entry_of(each) if isinstance(each, Failure) else each for each in found]
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
@@ -119,20 +128,23 @@ def _predict_all(
     overwrite: bool,
     cluster: Cluster | None,
     watch: Callable[[float], None],
+    say: Callable[[str], None],
 ) -> list[dict[str, Any] | Failure]:
     """Predict files one after the other; once the engine is known, on a cluster where given."""
     found: list[dict[str, Any] | Failure] = []
     for n, (file, to) in enumerate(files_to):
-        if cluster and plan.threads and plan.precision:
+        if cluster and plan.engine and plan.threads and plan.precision:
             work = partial(_try_file, plan=plan, overwrite=overwrite)
             return found + cluster.do_all(work, models, files_to[n:], watch)
 
         def tell(done: float, n: int = n) -> None:
             watch((n + done) / len(files_to))
 
-        found.append(_try_file(models, (file, to), plan=plan, overwrite=overwrite, watch=tell))
+        found.append(
+            _try_file(models, (file, to), plan=plan, overwrite=overwrite, watch=tell, say=say)
+        )
         if not isinstance(found[-1], Failure):  # what was measured for one holds for all
-            engine = {name: found[-1]["plan"][name] for name in ("threads", "precision")}
+            engine = {name: found[-1]["plan"][name] for name in ("engine", "threads", "precision")}
             plan = replace(plan, **engine)
     return found
 
@@ -144,9 +156,10 @@ def _try_file(
     plan: PredictionPlan,
     overwrite: bool,
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any] | Failure:
     try:
-        return _predict_file(models, *file_to, plan, overwrite, None, watch)
+        return _predict_file(models, *file_to, plan, overwrite, None, watch, say)
     except CrosscopeError as error:
         return Failure(file_to[0], error)
 
@@ -164,15 +177,17 @@ def _predict_file(
     overwrite: bool,
     run: Run | None,
     watch: Callable[[float], None],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     began = time.monotonic()
     if run or is_slide(source) or is_zarr(output):
         made = predict_slide(
-            models, source, output, plan=plan, overwrite=overwrite, run=run, watch=watch
+            models, source, output, plan=plan, overwrite=overwrite, run=run, watch=watch, say=say
         )
     else:
-        made = _predict_image(models, read_image(source), plan=plan, watch=watch)
+        made = _predict_image(models, read_image(source), plan=plan, watch=watch, say=say)
         write_image(made.result, output, overwrite=overwrite)
+    libraries = dict.fromkeys(("torch", made.plan.engine or "torch"))
     if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
             part.write_bytes(made.composite.png)
@@ -189,7 +204,7 @@ def _predict_file(
         "reasons": [*made.fit.reasons, *made.remarks, *made.image.assumed],
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(made.plan).items() if value is not None},
-        "versions": {name: version(name) for name in ("crosscope", "torch", "numpy")},
+        "versions": {name: version(name) for name in ("crosscope", "numpy", *libraries)},
         **(_shown(made.composite, output) if made.composite else {}),
     }
 
@@ -200,16 +215,18 @@ def _predict_image(
     *,
     plan: PredictionPlan,
     watch: Callable[[float], None],
+    say: Callable[[str], None],
 ) -> Made:
     """Predict an image in memory."""
     if isinstance(models, Model):
         image = select_channel(image, channel=plan.channel)
         fit = fit_pixels(models, plan.sized(image), force=plan.force)
-        plan = settle(plan, models, image)
+        require_finite(image)  # before anything is measured or said
+        plan = settle(plan, models, image, say)
         result = predict(models, image, plan=plan, watch=watch)
         return Made(image, result, fit, plan, None, find_empty(image))
     fit = fit_channels(models, image, plan=plan)
-    plan = settle(plan, next(iter(models.values())), image)
+    plan = settle(plan, next(iter(models.values())), image, say)
     result = predict_channels(models, image, plan=plan, watch=watch)
     return Made(image, result, fit, plan, draw_composite(result), find_empty(image))
 

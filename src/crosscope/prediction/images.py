@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from jaxtyping import Num
 
 from crosscope.data.errors import DomainError, ImageError, InputError, ModelError
 from crosscope.data.images import Channel, Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
-from crosscope.model.engine import Engine, choose_engine, find_device
+from crosscope.model.choice import LIBRARIES, settle_engine
+from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.tiling import TILE_PX, sharpen
 
@@ -58,7 +58,7 @@ class PredictionPlan:
         Where the file says nothing, or is wrong.
     offset : float or None
         The camera's grey level of zero light, where it is not that of the training.
-    threads, precision : int or None, "float32" or "bfloat16" or None
+    engine, threads, precision : "torch" or "openvino", int, "float32" or "bfloat16", or None
         None: the fastest, by measurement.
     tile_px, exact : int, bool
         See `tiling.sharpen`.
@@ -69,6 +69,7 @@ class PredictionPlan:
     channel: str | None = None
     pixel_size_nm: float | None = None
     offset: float | None = None
+    engine: str | None = None
     threads: int | None = None
     precision: str | None = None
     tile_px: int = TILE_PX
@@ -84,6 +85,8 @@ class PredictionPlan:
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             "precision must be float32 or bfloat16": self.precision
             in (None, "float32", "bfloat16"),
+            "engine must be torch or openvino": self.engine in (None, *LIBRARIES),
+            "exact tiles need the engine torch": not self.exact or self.engine != "openvino",
         }
         for rule, holds in rules.items():
             if not holds:
@@ -94,6 +97,14 @@ class PredictionPlan:
         if self.pixel_size_nm is None:
             return image
         return replace(image, pixel_size_nm=(self.pixel_size_nm, self.pixel_size_nm))
+
+    @property
+    def settled(self) -> Engine:
+        """The engine, of a plan that leaves nothing open."""
+        assert self.engine is not None, "settle the plan first"
+        assert self.threads is not None, "settle the plan first"
+        assert self.precision is not None, "settle the plan first"
+        return Engine(self.threads, self.precision, self.engine)
 
     def scaling(self, model: Model) -> Scaling:
         """Return the model's scaling of the source, by the offset that was given, where one was."""
@@ -107,6 +118,7 @@ def predict(
     *,
     plan: PredictionPlan = PredictionPlan(),
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Image:
     """Turn an image of the source modality into one of the target modality, plane by plane.
 
@@ -116,8 +128,8 @@ def predict(
     image : Image
         Raw, as the source microscope gives it; t and z are kept, of c one channel is taken.
     plan : PredictionPlan
-    watch : callable
-        Told the part done, 0 to 1.
+    watch, say : callables
+        Told the part done, 0 to 1; told which engine runs it and why.
 
     Returns
     -------
@@ -134,7 +146,7 @@ def predict(
     image = plan.sized(select_channel(image, channel=plan.channel))
     require_finite(image)
     fit = fit_pixels(model, image, force=plan.force)
-    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
+    engine = fastest_engine(model, image, plan=plan, say=say)
     sharp = sharpen(
         model,
         image.pixels.reshape(-1, *image.pixels.shape[-2:]),
@@ -155,6 +167,7 @@ def predict_channels(
     *,
     plan: PredictionPlan = PredictionPlan(),
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Image:
     """Apply to each named channel its own model, and put the results together again.
 
@@ -169,6 +182,7 @@ def predict_channels(
             image,
             plan=replace(plan, channel=name),
             watch=lambda done, n=n: watch((n + done) / len(models)),  # type: ignore[misc]
+            say=say,
         )
         for n, (name, model) in enumerate(models.items())
     ]
@@ -294,18 +308,30 @@ def fit_pixels(model: Model, image: Image, *, force: bool = False) -> Fit:
 
 
 def fastest_engine(
-    model: Model, image: Image, *, threads: int | None = None, precision: str | None = None
+    model: Model,
+    image: Image,
+    *,
+    plan: PredictionPlan = PredictionPlan(),
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Engine:
-    """Time a small tile of this image's size, at most 256 px, and choose what is left open."""
-    stride = int(model.generator.stride)  # type: ignore[arg-type]
-    height, width = (min(256, -(-n // stride) * stride) for n in image.pixels.shape[-2:])
-    tile = torch.zeros(1, 1, height, width, device=find_device())
-    return choose_engine(
-        model.generator, tile, training=False, threads=threads, precision=precision
+    """Choose what the plan leaves open, engine, threads and precision: see `settle_engine`."""
+    height, width = image.pixels.shape[-2:]
+    return settle_engine(
+        model,
+        (height, width),
+        library="torch" if plan.exact else plan.engine,
+        threads=plan.threads,
+        precision=plan.precision,
+        say=say,
     )
 
 
-def settle(plan: PredictionPlan, model: Model, image: Image) -> PredictionPlan:
-    """Return the plan with threads and precision, by measurement where they are left open."""
-    engine = fastest_engine(model, image, threads=plan.threads, precision=plan.precision)
-    return replace(plan, threads=engine.threads, precision=engine.precision)
+def settle(
+    plan: PredictionPlan,
+    model: Model,
+    image: Image,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> PredictionPlan:
+    """Return the plan with its engine, by measurement where it is left open."""
+    engine = fastest_engine(model, image, plan=plan, say=say)
+    return replace(plan, engine=engine.library, threads=engine.threads, precision=engine.precision)

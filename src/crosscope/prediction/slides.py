@@ -44,7 +44,6 @@ from crosscope.data.slides import (
     write_part,
     write_tiff,
 )
-from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
 from crosscope.prediction.images import (
@@ -146,6 +145,7 @@ def predict_slide(
     overwrite: bool = False,
     run: "Run | None" = None,
     watch: Callable[[float], None] = lambda done: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Made:
     """Predict an OME-Zarr or a large TIFF into an OME-Zarr or a BigTIFF, with a pyramid.
 
@@ -158,8 +158,8 @@ def predict_slide(
     overwrite : bool
     run : callable, optional
         Does the parts elsewhere, on a cluster, say; else they are done here.
-    watch : callable
-        Told the part done, 0 to 1.
+    watch, say : callables
+        Told the part done, 0 to 1; told which engine was chosen, and why.
 
     Returns
     -------
@@ -194,12 +194,12 @@ def predict_slide(
     with unfinished_folder(output, overwrite=overwrite, needed_bytes=needed_bytes) as folder:
         digest = sha256(source)
         earlier = read_about(folder / "image.zarr")
-        plan = _settled(plan, earlier, next(iter(named.values())), chosen[0])
+        plan = _settled(plan, earlier, next(iter(named.values())), chosen[0], say)
         about = {
             "input": [image.name, digest, image.pixels.shape, str(image.pixels.dtype)],
             "models": {name: _sha256_of(model, folder) for name, model in named.items()},
             "plan": {key: value for key, value in asdict(plan).items() if value is not None},
-            "versions": {name: version_of(name) for name in ("crosscope", "torch")},
+            "versions": {name: version_of(name) for name in ("crosscope", plan.settled.library)},
         }
         (folder / "image.zarr").mkdir(exist_ok=True)
         canvas = create_canvas(
@@ -287,9 +287,7 @@ def open_workshop(job: Job, models: Models) -> Workshop:
         raise OutputError(job.folder, reason, "Give workers the same files under the same names")
     canvas, slide = open_canvas(Path(job.folder) / "image.zarr"), open_slide(Path(job.source))
     image = plan.sized(slide.image)
-    assert plan.threads is not None
-    assert plan.precision is not None
-    engine = Engine(plan.threads, plan.precision)
+    engine = plan.settled
     sharpeners = (
         make_sharpener(model, engine=engine, source_scaling=plan.scaling(model), exact=plan.exact)
         for model in models
@@ -413,16 +411,20 @@ def _channel_of(image: Image, chosen: Image) -> int:
 
 
 def _settled(
-    plan: PredictionPlan, earlier: Mapping[str, Any] | None, model: Model, image: Image
+    plan: PredictionPlan,
+    earlier: Mapping[str, Any] | None,
+    model: Model,
+    image: Image,
+    say: Callable[[str], None],
 ) -> PredictionPlan:
     """Return the plan with an engine: that of the run that was killed, where there was one."""
     said = (earlier or {}).get("plan", {})
-    engine = {name: said.get(name) for name in ("threads", "precision")}
+    engine = {name: said.get(name) for name in ("engine", "threads", "precision")}
     if None not in engine.values() and all(
         getattr(plan, name) in (None, value) for name, value in engine.items()
     ):
         return replace(plan, **engine)
-    return settle(plan, model, image)
+    return settle(plan, model, image, say)
 
 
 def _coarser(image: Image, pixels: Num[np.ndarray, "c y x"]) -> Image:

@@ -3,6 +3,8 @@
 import functools
 import inspect
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -251,6 +253,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Start from this model (transfer learning).")
     ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches that make one step, one in memory at a time.")
+    ] = 1,
     haze: Annotated[
         float,
         typer.Option(min=0, help="Move the source's background by up to this part of its scale."),
@@ -273,6 +278,8 @@ def train(
 ) -> None:
     """Train a model on registered pairs: RUN/model.zip, RUN/log.jsonl, RUN/tensorboard.
 
+    Several processes train one model together: torchrun --nproc-per-node 2 -m crosscope train ...
+
     Example: crosscope train pairs run --minutes 10
     """
     given: dict[str, Any] = {
@@ -281,17 +288,21 @@ def train(
         "steps": steps,
         "threads": threads,
         "precision": precision,
+        "accumulate": accumulate,
         "haze": haze,
     }
     make_plan = cs.paper_plan if preset == "paper" else cs.TrainingPlan
     plan = make_plan(seed=seed, **{key: value for key, value in given.items() if value is not None})
     start = cs.Model.load(init) if init else None
     registered = read_accepted(pairs, channel=channel)
+    processes = cs.join_processes()
     if not resume:
         cs.require_free(run, overwrite=overwrite, inputs=[pairs, *([init] if init else [])])
-        if run.is_dir():
+        processes.wait()  # before the first one puts something there
+        if processes.first and run.is_dir():
             shutil.rmtree(run)
-    with progress_of("train") as tell:
+    show = progress_of if processes.first else _show_nothing
+    with show("train") as tell:
         model = cs.train(
             registered,
             plan,
@@ -302,9 +313,10 @@ def train(
             say=say,
         )
     path = run / "model.zip"
-    model = model.save(path, overwrite=resume or overwrite)
+    if processes.first:
+        model = model.save(path, overwrite=resume or overwrite)
     if learning_curve:  # the model is safe by now
-        with progress_of("learning curve") as tell:
+        with show("learning curve") as tell:
             model = cs.measure_learning_curve(
                 registered,
                 plan,
@@ -312,7 +324,11 @@ def train(
                 init=start,
                 watch=lambda moment: tell(moment.done, moment.text),
                 say=say,
-            ).save(path, overwrite=True)
+            )
+        if processes.first:
+            model = model.save(path, overwrite=True)
+    if not processes.first:
+        return
     result = {"model": str(path), **model.training}
     if json:
         show_json(result)
@@ -382,6 +398,9 @@ def predict(
     exact: Annotated[
         bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
     ] = False,
+    engine: Annotated[
+        Literal["torch", "openvino"] | None, typer.Option(help="Else by measurement.")
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
     ] = None,
@@ -410,6 +429,7 @@ def predict(
         channel=channel,
         pixel_size_nm=pixel_size_nm,
         offset=offset,
+        engine=engine,
         threads=threads,
         precision=precision,
         tile_px=tile_px,
@@ -420,7 +440,14 @@ def predict(
     spread = cs.connect(dask, workers=workers) if dask or workers else nullcontext()
     with spread as cluster, progress_of("predict") as tell:
         predicted = cs.predict_files(
-            loaded, source, output, plan=plan, overwrite=overwrite, cluster=cluster, watch=tell
+            loaded,
+            source,
+            output,
+            plan=plan,
+            overwrite=overwrite,
+            cluster=cluster,
+            watch=tell,
+            say=say,
         )
     for failure in predicted.failures:
         say(f"crosscope: {failure.error}")
@@ -518,7 +545,8 @@ def models(json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a program that is told to end tidies up first."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     app()
 
 
@@ -534,6 +562,11 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
     if len({channel for channel, _, _ in named}) < len(named):
         raise cs.ModelError(model, "names a channel twice", "Give each channel one model")
     return {channel: cs.Model.load(path) for channel, _, path in named}
+
+
+def _show_nothing(_: str) -> nullcontext[Callable[..., None]]:
+    """Take the place of `progress_of` where another process shows the work."""
+    return nullcontext(lambda *told: None)
 
 
 def _show(report: "cs.Report", out: Path) -> None:
