@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from crosscope.data.registration.folder import register_files as register_files
     from crosscope.data.registration.pair import register as register
     from crosscope.data.slides import Slide as Slide
-    from crosscope.data.slides import is_zarr as is_zarr
+    from crosscope.data.slides import is_slide as is_slide
     from crosscope.data.slides import open_slide as open_slide
     from crosscope.data.transforms import Bend as Bend
     from crosscope.data.transforms import Transform as Transform
@@ -92,7 +92,7 @@ _HOMES = {
     "take_part write_registered",
     "data.registration.folder": "RegistrationPlan register_files",
     "data.registration.pair": "register",
-    "data.slides": "Slide is_zarr open_slide",
+    "data.slides": "Slide is_slide open_slide",
     "data.transforms": "Bend Transform",
     "model.catalogue": "list_models",
     "model.curve": "measure_learning_curve",

@@ -1,11 +1,13 @@
 """Resampling by the kernel of Keys: what it must keep, it keeps exactly."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosscope.data.grids import Axis, resample, resample_within
+from crosscope.data.grids import Axis, resample, resample_part, resample_within, zoomed_shape
 
 PLANE = np.random.default_rng(0).random((13, 17)).astype(np.float32)
 zooms = st.floats(0.3, 4)
@@ -69,3 +71,32 @@ def test_pixel_sizes_that_a_file_rounded_change_no_length() -> None:
     plane = np.arange(680 * 30, dtype=np.float32).reshape(680, 30)
     assert resample(plane, (30.0 / 30.0000003, 30.0 / 30.0000003)) is plane
     assert resample(plane, (1.9999999, 1.9999999)).shape == (1360, 60)
+
+
+@given(zooms, zooms, st.data())
+def test_a_part_is_that_of_the_whole_to_the_last_bit(
+    zoom_y: float, zoom_x: float, data: st.DataObject
+) -> None:
+    zoom, touched = (zoom_y, zoom_x), []
+
+    def read(y: slice, x: slice) -> Any:
+        assert 0 <= y.start < y.stop <= 13
+        assert 0 <= x.start < x.stop <= 17
+        touched.append((y.stop - y.start, x.stop - x.start))
+        return PLANE[y, x]
+
+    part = []
+    for length in zoomed_shape(PLANE.shape, zoom):
+        start = data.draw(st.integers(0, length - 1))
+        part.append(slice(start, data.draw(st.integers(start + 1, length))))
+    y, x = part
+    assert np.array_equal(resample_part(read, PLANE.shape, zoom, y, x), resample(PLANE, zoom)[y, x])
+    (sides,) = touched  # no more is read than the part and the kernel around it
+    for side, new_px, z in zip(sides, (y.stop - y.start, x.stop - x.start), zoom, strict=True):
+        assert side <= (new_px - 1) / z + 4 * max(1, 1 / z) + 2
+
+
+def test_a_part_of_the_same_grid_is_what_was_read() -> None:
+    y, x = slice(2, 5), slice(3, 9)
+    part = resample_part(lambda v, u: PLANE[v, u], PLANE.shape, (1.0, 1.0), y, x)
+    assert np.array_equal(part, PLANE[y, x])

@@ -1,3 +1,8 @@
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from crosscope.data.errors import InputError
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine
 from crosscope.model.generator import build_generator
@@ -169,3 +175,154 @@ def test_a_halo_that_is_too_small_is_noticed_by_these_tests() -> None:
     plane = make_plane(100, 100)
     tiled = sharpen(blind, plane, engine=FINE, tile_px=32)
     assert difference(tiled, sharpen(FAST, plane, engine=FINE, tile_px=WHOLE_PX)) > 1e-5
+
+
+# --- several planes -------------------------------------------------------------------------------
+
+
+PLANES = np.stack([make_plane(24, 40 + n)[:, :40] for n in range(5)])
+
+
+@pytest.mark.parametrize(("model", "threads"), [(FAST, 1), (PAPER, 1), (FAST, 2)])
+def test_planes_together_are_planes_one_by_one(model: Model, threads: int) -> None:
+    engine = Engine(threads, "float32")
+    for exact in (False, True):
+        options: dict[str, Any] = {"engine": engine, "exact": exact}
+        together = tiling.sharpen(model, PLANES, tile_px=64, **options)  # four at once
+        one_by_one = np.stack([sharpen(model, plane, tile_px=32, **options) for plane in PLANES])
+        assert difference(together, one_by_one) < 1e-5
+        assert np.array_equal(together, one_by_one) or not exact
+
+
+@pytest.mark.parametrize("model", [FAST, PAPER], ids=["fast", "paper"])
+def test_planes_together_are_planes_one_by_one_in_bfloat16(model: Model) -> None:
+    together = tiling.sharpen(model, PLANES, tile_px=64, engine=COARSE, exact=True)
+    one_by_one = np.stack([sharpen(model, plane, engine=COARSE, exact=True) for plane in PLANES])
+    assert np.array_equal(together, one_by_one)
+
+
+def test_threads_at_one_time_do_not_disturb_each_other() -> None:
+    planes = [make_plane(70, 60 + n) for n in range(8)]
+    threads = torch.get_num_threads()
+    alone = [sharpen(FAST, plane, engine=FINE, exact=True) for plane in planes]
+    start = threading.Barrier(4)
+
+    def work(n: int) -> np.ndarray:
+        if n < 4:
+            start.wait()
+        return sharpen(FAST, planes[n], engine=FINE, exact=True, tile_px=32)
+
+    with ThreadPoolExecutor(4) as pool:
+        for made, known in zip(pool.map(work, range(8)), alone, strict=True):
+            assert np.array_equal(made, known)
+    assert torch.backends.mkldnn.enabled
+    assert torch.get_num_threads() == threads
+
+
+# --- where the memory ends ------------------------------------------------------------------------
+
+ALLOCATOR = (
+    "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 9 bytes"
+)
+
+
+def limit_area(monkeypatch: pytest.MonkeyPatch, area_px: int, error: Exception) -> list[int]:
+    """Let networks fail on larger inputs; return the list of all that are tried."""
+    run, tried = Engine.run, list[int]()
+
+    def limited(engine: Engine, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        tried.append(x.numel())
+        if x.numel() > area_px:
+            raise error
+        return run(engine, network, x)
+
+    monkeypatch.setattr(Engine, "run", limited)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(ALLOCATOR),
+        RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("exact", [False, True])
+def test_tiles_are_halved_where_the_memory_ends(
+    monkeypatch: pytest.MonkeyPatch, exact: bool, error: Exception
+) -> None:
+    plane = make_plane(205, 333)
+    whole = sharpen(FAST, plane, engine=FINE, tile_px=WHOLE_PX, exact=exact)
+    tried = limit_area(monkeypatch, 52_000, error)
+    halved = sharpen(FAST, plane, engine=FINE, tile_px=200, exact=exact)
+    assert max(tried) > 52_000 > min(tried)
+    assert difference(halved, whole) <= 1e-5
+    assert np.array_equal(halved, whole) or not exact
+
+
+def test_halves_of_a_resampled_tile_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"engine": FINE, "exact": True, "zoom": (1.9, 2.2)}
+    plane = make_plane(97, 110)
+    whole = sharpen(FAST, plane, tile_px=WHOLE_PX, **options)
+    tried = limit_area(monkeypatch, 44_000, RuntimeError(ALLOCATOR))
+    assert np.array_equal(sharpen(FAST, plane, tile_px=WHOLE_PX, **options), whole)
+    assert len(tried) >= 3
+
+
+def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = limit_area(monkeypatch, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        sharpen(FAST, make_plane(200, 200), engine=FINE)
+    assert len(tried) == 1
+
+
+def test_a_machine_too_small_for_a_small_tile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_area(monkeypatch, 32**2, RuntimeError(ALLOCATOR))
+    with pytest.raises(InputError, match="memory does not suffice for a tile of 64 px"):
+        sharpen(FAST, make_plane(200, 200), engine=FINE)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from crosscope.model.engine import Engine
+from crosscope.model.model import Model
+from crosscope.prediction import tiling
+model = Model.load(sys.argv[1])
+options = {"engine": Engine(1, "float32"), "tile_px": 1536}
+plane = np.random.default_rng(0).uniform(100, 300, (1, 1024, 1536)).astype(np.float32)
+tiling.sharpen(model, plane[:, :64, :64], **options)  # what is loaded late is loaded now
+tried = []
+apply = tiling.Sharpener.apply
+def note(sharpener, planes):
+    tried.append(planes.size)
+    return apply(sharpener, planes)
+tiling.Sharpener.apply = note
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+for more in range(300, 100, -40):  # MiB; about 300 are enough for the whole, 140 for halves
+    tried.clear()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more * 2**20, resource.RLIM_INFINITY))
+    halved = tiling.sharpen(model, plane, **options)
+    if len(tried) > 1:
+        break
+print(len(tried))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+print(np.abs(halved - tiling.sharpen(model, plane, **options)).max() / np.ptp(halved))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits as Linux has them")
+def test_a_process_whose_memory_ends_goes_on_in_halves(tmp_path: Path) -> None:
+    make_model("fast", 16).save(tmp_path / "model.zip")
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "model.zip")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    tried, off = told.stdout.split()
+    assert int(tried) >= 3  # the whole, and its halves at least
+    assert float(off) <= 1e-5

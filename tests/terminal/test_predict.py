@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 import crosscope as cs
 
@@ -370,3 +371,143 @@ def test_a_missing_model_of_a_channel_is_named(
     outcome = crosscope("predict", models, walk.image, tmp_path / "out.tif", *QUICK)
     assert outcome.code == 2
     assert "none.zip: there is no such file" in outcome.err
+
+
+# --- slides ---------------------------------------------------------------------------------------
+
+
+def slide_of(image: Path, to: Path, model: Path, crosscope: Crosscope) -> Path:
+    """Make an OME-Zarr by predicting one."""
+    outcome = crosscope("predict", model, image, to, *QUICK)
+    assert outcome.code == 0, outcome.err
+    return to
+
+
+def test_an_ome_zarr_is_predicted_into_one_and_described(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    slide = slide_of(walk.image, tmp_path / "a.ome.zarr", walk.model, crosscope)
+    sharp = cs.predict(cs.Model.load(walk.model), cs.read_image(walk.image))
+    out = tmp_path / "b.ome.zarr"
+    outcome = crosscope("predict", walk.model, slide, f"{out}/", *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    (entry,) = outcome.json["outputs"]
+    assert set(entry) >= NAMES
+    assert (entry["input"], entry["output"]) == (str(slide), str(out))
+    assert len(entry["input_sha256"]) == 64
+    assert json.loads((tmp_path / "b.ome.zarr.json").read_text()) == outcome.json
+    known = crosscope("info", slide, "--json").json
+    assert {
+        "kind": "image",
+        "axes": "yx",
+        "shape": list(sharp.pixels.shape),
+        "dtype": "float32",
+        "pixel_size_nm": [30, 30],
+        "channels": [],
+        "assumed": [],
+    }.items() <= known.items()
+    told = crosscope("info", f"{slide}/").out
+    assert "axes: yx" in told
+    assert "dtype: float32" in told
+    names = ["a.ome.zarr", "a.ome.zarr.json", "b.ome.zarr", "b.ome.zarr.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_channels_of_a_slide_give_a_picture(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    cell = write_stack(walk, tmp_path / "cell.tif")
+    models = f"DAPI={walk.model},TxRed={walk.model}"
+    out = tmp_path / "sharp.ome.zarr"
+    outcome = crosscope("predict", models, cell, out, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    (entry,) = outcome.json["outputs"]
+    assert entry["composite"]["file"] == str(tmp_path / "sharp.ome.png")
+    assert (tmp_path / "sharp.ome.png").read_bytes().startswith(b"\x89PNG")
+    known = crosscope("info", out, "--json").json
+    assert [channel["name"] for channel in known["channels"]] == ["DAPI", "TxRed"]
+    assert known["axes"] == "cyx"
+
+
+def test_a_slide_is_replaced_only_when_asked(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    out = slide_of(walk.image, tmp_path / "b.zarr", walk.model, crosscope)
+    before = sorted(path.stat().st_ino for path in out.rglob("*"))
+    refused = crosscope("predict", walk.model, walk.image, out, *QUICK)
+    assert refused.code == 2
+    assert "b.zarr: exists already" in refused.err
+    assert sorted(path.stat().st_ino for path in out.rglob("*")) == before
+    assert crosscope("predict", walk.model, walk.image, out, *QUICK, "--overwrite").code == 0
+    assert sorted(path.stat().st_ino for path in out.rglob("*")) != before
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "reason"),
+    [
+        ("none.zarr", "b.zarr", "none.zarr: does not exist"),
+        ("empty.zarr", "b.zarr", "no OME-Zarr image"),
+        ("a.zarr", "a.zarr/b.zarr", "which must stay"),
+        ("a.zarr", "a.zarr/0/b.tif", "which must stay"),
+        ("a.zarr", "a.zarr", "which must stay"),
+        ("a.zarr", "link.zarr", "which must stay"),
+        ("a.zarr", ".", "which must stay"),
+        ("a.zarr", "b.png", "End it in .ome.tif or .ome.zarr"),
+        ("whole.tif", "b.zarr", "has int32 pixels, which can't be read part by part"),
+        ("text.tif", "b.zarr", "text.tif: "),
+    ],
+)
+def test_slides_that_cannot_be_done_are_told_in_one_line(
+    crosscope: Crosscope,
+    walk: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    output: str,
+    reason: str,
+) -> None:
+    slide_of(walk.image, tmp_path / "a.zarr", walk.model, crosscope)
+    (tmp_path / "empty.zarr").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "a.zarr")
+    (tmp_path / "text.tif").write_text("this is no image")
+    tifffile.imwrite(tmp_path / "whole.tif", pixels_of(walk.image).astype(np.int32))
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    asked = ("predict", walk.model, source, output, *QUICK, "--pixel-size-nm", "30")
+    outcome = crosscope(*asked, "--overwrite")
+    assert outcome.code == 2, outcome.err
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("crosscope: "))
+    assert reason in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_large_tiff_is_done_by_parts_and_described_without_reading_it(
+    crosscope: Crosscope, walk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = crosscope("predict", walk.model, walk.image, tmp_path / "whole.tif", *QUICK)
+    assert outcome.code == 0, outcome.err
+    monkeypatch.setattr("crosscope.data.slides.LARGE_PX", 100)
+    monkeypatch.setattr("crosscope.prediction.files.read_image", None)
+    monkeypatch.setattr(cs, "read_image", None)
+    outcome = crosscope("predict", walk.model, walk.image, tmp_path / "parts.tif", *QUICK)
+    assert outcome.code == 0, outcome.err
+    assert crosscope("info", tmp_path / "parts.tif", "--json").json["axes"] == "yx"
+    monkeypatch.undo()
+    whole, parts = (cs.read_image(tmp_path / name) for name in ("whole.tif", "parts.tif"))
+    assert np.array_equal(whole.pixels, parts.pixels)
+    with tifffile.TiffFile(tmp_path / "parts.tif") as tif:
+        assert tif.is_bigtiff
+
+
+def test_a_cluster_is_asked_for_by_name_or_by_number(
+    crosscope: Crosscope, walk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosscope.prediction.cluster.WAIT_S", 0.5)
+    asked = ("predict", walk.model, walk.image, tmp_path / "b.zarr", *QUICK)
+    gone = crosscope(*asked, "--dask", "tcp://127.0.0.1:1")
+    assert gone.code == 2
+    assert "tcp://127.0.0.1:1: no Dask scheduler answers there" in gone.err
+    both = crosscope(*asked, "--dask", "tcp://127.0.0.1:1", "--workers", "2")
+    assert both.code == 2
+    assert "has its own workers" in both.err
+    assert not list(tmp_path.iterdir())

@@ -10,11 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from crosscope.data.errors import CrosscopeError, OutputError
+from crosscope.data.errors import CrosscopeError, InputError, OutputError
+
+_ELSEWHERE = "Choose a folder with free space"
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    That of a folder is of a list of its files' hashes and names, in the order of the names, as
+    `find -type f | sort | xargs sha256sum` prints it there in the C locale.
+    """
+    if path.is_dir():
+        names = (b"./" + os.fsencode(f.relative_to(path)) for f in path.rglob("*") if f.is_file())
+        digest = hashlib.sha256()
+        for name in sorted(names):
+            digest.update(sha256(path / os.fsdecode(name)).encode() + b"  " + name + b"\n")
+        return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -49,14 +61,19 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(part)
         part.replace(path)
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
         with suppress(OSError):  # where there never was a folder for it
             part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -83,12 +100,20 @@ def writing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def take_place(part: Path, path: Path) -> None:
-    """Put a folder in the place of whatever `path` is."""
+    """Put a file or a folder in the place of whatever `path` is, which stays whole until then."""
+    old = part.with_name(f"{part.name}.old")
+    if part.is_dir() and os.path.lexists(path):
+        _remove(old)
+        path.replace(old)  # a folder takes no other name's place but an empty folder's
+    part.replace(path)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif os.path.lexists(path):
-        path.unlink()
-    part.replace(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -103,35 +128,44 @@ def resuming_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def unfinished_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def unfinished_folder(
+    path: Path, *, overwrite: bool = False, needed_bytes: float = 0.0
+) -> Iterator[Path]:
     """Give a hidden folder for the way to `path` that outlives an interruption.
 
     The next call with the same `path` gives the same folder, with what was finished in it. It is
-    removed at the end, and by an error that the user must mend first, a CrosscopeError.
+    removed at the end, and by an error of a file that the user must mend first. It stays where the
+    machine is at fault: a plain InputError, or an OSError, as of a full disk, which is told as an
+    OutputError that names it.
 
     Raises
     ------
     OutputError
-        As for `writing_folder`, or another process is at it.
+        As for `writing_folder`; another process is at it; or less than `needed_bytes` are free,
+        not counted what the folder holds: nothing of it is touched then.
     """
     require_free(path, overwrite=overwrite)
     part = path.with_name(f".{path.name[:100]}.unfinished")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(part.with_suffix(".lock")):
+        with _alone(path, part.with_suffix(".lock")):
+            held_bytes = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+            require_space(path, needed_bytes - held_bytes)
             part.mkdir(exist_ok=True)
             try:
                 yield part
-            except CrosscopeError:
-                shutil.rmtree(part, ignore_errors=True)
+            except CrosscopeError as error:
+                if type(error) is not InputError:
+                    shutil.rmtree(part, ignore_errors=True)
                 raise
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise _output_error(path, error) from error
+        kept = f"Mend that and start again: what is done is kept in {part}"
+        raise _output_error(path, error, kept if part.is_dir() else _ELSEWHERE) from error
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(path: Path, lock: Path) -> Iterator[None]:
     """Hold a lock that the system releases however the process ends; none on Windows."""
     try:
         fcntl = importlib.import_module("fcntl")
@@ -141,9 +175,14 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held = os.fstat(file.fileno()).st_nlink > 0  # else its holder has just removed it
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks, as clusters have
+            held = True
+        if not held:
             reason = "is being worked on by another process"
-            raise OutputError(lock, reason, "Wait for it or choose another name") from None
+            raise OutputError(path, reason, "Wait for it or choose another name")
         try:
             yield
         finally:
@@ -156,7 +195,7 @@ def require_space(path: Path, needed_bytes: float | int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         reason = f"needs up to {needed_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
-        raise OutputError(path, reason, "Choose a folder with free space")
+        raise OutputError(path, reason, _ELSEWHERE)
 
 
 def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:
@@ -190,6 +229,6 @@ def write_html(
         part.write_bytes(text.encode("utf-8", "replace"))
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def _output_error(path: Path, error: OSError, remedy: str = _ELSEWHERE) -> OutputError:
     reason = error.strerror or type(error).__name__
-    return OutputError(path, f"cannot be written ({reason})", "Choose a folder with free space")
+    return OutputError(path, f"cannot be written ({reason})", remedy)

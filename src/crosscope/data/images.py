@@ -419,17 +419,26 @@ def _storable(path: Path, pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], l
 def _read_tiff(path: Path, *, all_of_it: bool) -> list[Image]:
     # _multifile: an OME-TIFF may name other files, which would be opened; this one is to be whole
     with damage_is_an_error(path), tifffile.TiffFile(path, _multifile=False) as tif:
-        if not tif.pages:
-            raise ImageError(path, "is a TIFF file without an image", _SAVE_AGAIN)
-        if "<!DOCTYPE" in tif.pages.first.description:
-            reason = "its metadata hold a DOCTYPE, which can harm the reader"
-            raise ImageError(path, reason, "Save it from Fiji as TIFF")
-        count = len(tif.series)
+        require_pages(path, tif)
         if not all_of_it:
-            more = () if count == 1 else (_first_of(count),)
-            return [_series(path, tif, 0, more)]
+            return [_series(path, tif, 0, others_of(tif))]
         _require_room(path, sum(series.nbytes for series in tif.series))
-        return _numbered([_series(path, tif, n) for n in range(count)])
+        return _numbered([_series(path, tif, n) for n in range(len(tif.series))])
+
+
+def require_pages(path: Path, tif: tifffile.TiffFile) -> None:
+    """Refuse a TIFF without an image, and one whose XML may harm whoever parses it."""
+    if not tif.pages:
+        raise ImageError(path, "is a TIFF file without an image", _SAVE_AGAIN)
+    if "<!DOCTYPE" in tif.pages.first.description:
+        reason = "its metadata hold a DOCTYPE, which can harm the reader"
+        raise ImageError(path, reason, "Save it from Fiji as TIFF")
+
+
+def others_of(tif: tifffile.TiffFile) -> tuple[str, ...]:
+    """Say that a file holds more images than the first, where it does."""
+    count = len(tif.series)
+    return () if count == 1 else (_first_of(count),)
 
 
 def _numbered(images: list[Image]) -> list[Image]:

@@ -4,6 +4,7 @@ Next-generation file formats: Moore et al., Nature Methods 18, 1496 (2021),
 https://doi.org/10.1038/s41592-021-01326-w; https://ngff.openmicroscopy.org.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,33 +46,38 @@ def parse_multiscale(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
     ImageError
         There is no multiscale (a plate, a well, labels, another Zarr), or one of another version.
     """
-    ome = attributes.get("ome", attributes)  # 0.5 has a level of its own
-    if not ome.get("multiscales"):
-        kinds = [kind for kind in ("plate", "well", "labels") if kind in ome]
-        what = f"is a {kinds[0]}, not an image" if kinds else "is a Zarr without multiscales"
-        remedy = "Name an image in it, such as A/1/0" if kinds else _CONVERT
-        raise ImageError(path, what, remedy)
     try:
+        ome = attributes.get("ome", attributes)  # 0.5 has a level of its own
+        if not ome.get("multiscales") or "image-label" in ome:
+            raise _no_image(path, ome)
         first = ome["multiscales"][0]
         version = str(ome.get("version", first.get("version", "0.4")))
         if version not in VERSIONS:
             raise ImageError(path, f"is OME-Zarr {version}; 0.4 and 0.5 are read", _CONVERT)
-        axes = "".join(axis["name"].lower() for axis in first["axes"])
-        if len(set(axes)) < len(axes) or not set("yx") <= set(axes) <= set("tczyx"):
-            raise ImageError(path, f"has axes that are not t, c, z, y, x ({axes})", _CONVERT)
+        names = [axis["name"].lower() for axis in first["axes"]]
+        axes = "".join(names)
+        if len(set(names)) < len(names) or not set("yx") <= set(names) <= set("tczyx"):
+            reason = f"has axes that are not t, c, z, y, x ({', '.join(names)})"
+            raise ImageError(path, reason, _CONVERT)
         dataset = first["datasets"][0]
+        if {"..", ""} & set(dataset["path"].split("/")):
+            raise ImageError(path, f"its pixels lie outside of it ({dataset['path']})", _CONVERT)
+        units = [str(axis.get("unit") or "").lower() for axis in first["axes"]]
+        silent = not any(unit for axis, unit in zip(axes, units, strict=True) if axis in "zyx")
         scale = _scale_of(dataset, len(axes)), _scale_of(first, len(axes))
         sizes = {
-            axis["name"].lower(): positive(a * b, _factor(axis))
-            for axis, a, b in zip(first["axes"], *scale, strict=True)
+            axis: positive(a * b, _factor(axis, unit, silent=silent))
+            for axis, unit, a, b in zip(axes, units, *scale, strict=True)
         }
         channels = tuple(
-            Channel(str(channel.get("label", "")), _colour(channel.get("color")))
+            Channel(str(channel.get("label") or ""), _colour(channel.get("color")))
             for channel in ome.get("omero", {}).get("channels", [])
         )
         size_nm, assumed = sane_pixel_size(sizes["y"], sizes["x"])
-        if size_nm == (1e3, 1e3) and not any("unit" in axis for axis in first["axes"]):
+        if silent and size_nm == (1e3, 1e3):  # what writers put where they know nothing
             size_nm, assumed = sane_pixel_size(None, None)
+        elif silent and size_nm:
+            assumed += (f"The pixel size of {size_nm[0] / 1e3:.4g} has no unit: it is taken as µm",)
         said = Said(size_nm, sizes.get("z"), sizes.get("t"), channels, assumed)
         return Multiscale(version, str(dataset["path"]), axes, said)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -145,12 +151,21 @@ def _scale_of(owner: Mapping[str, Any], count: int) -> list[float]:
     return [1.0] * count
 
 
-def _factor(axis: Mapping[str, Any]) -> float | None:
-    unit = str(axis.get("unit", "micrometer" if axis.get("type") == "space" else "")).lower()
-    return (S_PER_UNIT if axis["name"].lower() == "t" else NM_PER_UNIT).get(unit)
+def _factor(axis: str, unit: str, *, silent: bool) -> float | None:
+    """Return nm or s per unit; where no axis of space has one, it is taken as micrometer."""
+    if axis == "t":
+        return S_PER_UNIT.get(unit)
+    return NM_PER_UNIT["micrometer"] if silent and axis in "zyx" else NM_PER_UNIT.get(unit)
 
 
 def _colour(colour: Any) -> str | None:
-    # six hexadecimal digits; white is what writers put where there is none
+    # white is what writers put where there is none
     text = str(colour or "").removeprefix("#").lower()
-    return f"#{text}" if len(text) == 6 and text != "ffffff" else None
+    return f"#{text}" if re.fullmatch("[0-9a-f]{6}", text) and text != "ffffff" else None
+
+
+def _no_image(path: Path, ome: Mapping[str, Any]) -> ImageError:
+    kinds = [kind for kind in ("plate", "well", "labels", "image-label") if kind in ome]
+    if kinds:
+        return ImageError(path, f"is no image: {kinds[0]}", "Name an image in it, such as A/1/0")
+    return ImageError(path, "is a Zarr without multiscales", _CONVERT)

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,15 @@ from crosscope.data.images import (
     make_image,
     ome_attributes,
     one_kind_of_error,
+    others_of,
     read_said,
     require_file,
+    require_pages,
 )
 from crosscope.data.omezarr import VERSIONS, make_multiscale, parse_multiscale
 
+LARGE_PX = 2**26
+"""Pixels of an image from which a TIFF, too, is done part by part."""
 CHUNK_PX = 512
 """Side of a chunk, where tiles are a multiple of it: what viewers load at once."""
 _MOST_CHUNK_BYTES = 2**30
@@ -81,6 +85,19 @@ def is_zarr(path: Path) -> bool:
     return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in known)
 
 
+def is_slide(path: Path) -> bool:
+    """Tell whether an image is to be done part by part: an OME-Zarr, or a large TIFF."""
+    if is_zarr(path):
+        return True
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        return False
+    try:
+        with open_slide(path) as slide:
+            return slide.image.pixels.size >= LARGE_PX
+    except ImageError:  # of types that only the whole can be converted from, or damaged
+        return False
+
+
 def open_slide(path: Path) -> Slide:
     """Open an OME-Zarr or a TIFF, the first image of it; nothing but its metadata is read.
 
@@ -94,6 +111,9 @@ def open_slide(path: Path) -> Slide:
         if is_zarr(path):
             return _open_zarr(path)
         require_file(path)
+        if path.suffix.lower() == ".nd2":
+            reason = "is a Nikon file, of which no parts can be read"
+            raise ImageError(path, reason, "Save it as OME-TIFF or OME-Zarr")
         return _open_tiff(path)
 
 
@@ -107,7 +127,8 @@ def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 def _open_zarr(path: Path) -> Slide:
     if not path.is_dir():
-        raise ImageError(path, "does not exist", "Check the name")
+        what = "is a file, not the folder of an OME-Zarr" if path.exists() else "does not exist"
+        raise ImageError(path, what, "Check the name")
     try:
         group = zarr.open_group(path, mode="r")
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
@@ -154,9 +175,8 @@ def _open_tiff(path: Path) -> Slide:
     tif = tifffile.TiffFile(path, _multifile=False)
     try:
         with damage_is_an_error(path):
-            if not tif.pages:
-                raise ImageError(path, "is a TIFF file without an image", _SAVE_TILED)
-            said = read_said(path, tif, 0)
+            require_pages(path, tif)
+            said = read_said(path, tif, 0, others_of(tif))
             series = tif.series[0]
             stored = zarr.open(series.aszarr(level=0), mode="r")
         if isinstance(stored, zarr.Group):
@@ -165,7 +185,7 @@ def _open_tiff(path: Path) -> Slide:
             raise ImageError(path, "is not laid out as one image", _SAVE_TILED)
         get = stored.__getitem__ if series.keyframe.is_tiled else _rows(stored)
         if series.dataoffset is not None:
-            get = _rows(_contiguous(tif, series))
+            get = _contiguous(path, tif, series)
         else:
             _require_safe(path, stored)
         return _make_slide(path, said, series.axes.lower(), series, get, close=tif.close)
@@ -174,25 +194,15 @@ def _open_tiff(path: Path) -> Slide:
         raise
 
 
-def _contiguous(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Any:
-    """Return the pixels of an uncompressed file: an array that is read where it is touched."""
-    shape, begin = series.shape, series.dataoffset
+def _contiguous(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Any:
+    """Read from an uncompressed file; mapped anew for each part, so that no memory is held."""
     dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
-
-    class Contiguous:
-        def __getitem__(self, at: tuple[Any, ...]) -> npt.NDArray[Any]:
-            *place, rows, columns = at
-            first = int(np.ravel_multi_index((*place, rows.start, 0), shape))
-            count = (rows.stop - rows.start) * shape[-1]
-            offset = begin + first * dtype.itemsize  # type: ignore[operator]
-            pixels = np.fromfile(tif.filehandle.path, dtype, count, offset=offset)
-            return pixels.reshape(-1, shape[-1])[:, columns]
-
-    return Contiguous()
+    mapped = partial(np.memmap, path, dtype, "r", series.dataoffset, series.shape)
+    return lambda at: np.array(mapped()[at])
 
 
 def _rows(stored: Any) -> Callable[[tuple[Any, ...]], npt.NDArray[Any]]:
-    """Read whole rows and keep the last: parts side by side, as tiles are, share them."""
+    """Read whole rows, as strips hold them, and keep the last: parts side by side share them."""
 
     @lru_cache(maxsize=1)
     def rows(place: tuple[Any, ...], start: int, stop: int) -> npt.NDArray[Any]:
@@ -217,7 +227,7 @@ def _make_slide(
 ) -> Slide:
     dtype = np.dtype(stored.dtype).newbyteorder("=")
     if dtype not in (np.uint8, np.uint16, np.float32):
-        reason = f"has {dtype} pixels, too many to be looked through and converted"
+        reason = f"has {dtype} pixels, which can't be read part by part"
         raise ImageError(path, reason, "Save it as uint8, uint16 or float32")
     image = make_image(path, stand_in(stored.shape, dtype), axes, said)
     # a single unnamed axis is taken as z
@@ -225,7 +235,8 @@ def _make_slide(
 
     def read(place: Place, y: slice, x: slice) -> Num[np.ndarray, "_y _x"]:
         at: dict[str, Any] = dict(zip(image.axes[:-2], place, strict=True)) | {"y": y, "x": x}
-        found = np.asarray(get(tuple(at.get(axis, 0) for axis in named)), dtype)
+        with one_kind_of_error(path), damage_is_an_error(path):
+            found = np.asarray(get(tuple(at.get(axis, 0) for axis in named)), dtype)
         return found if named.index("y") < named.index("x") else found.T
 
     return Slide(image, version, read, close)
@@ -266,7 +277,7 @@ def create_canvas(
     version : str
         "0.4" or "0.5"; 0.5 has one shard a tile.
     tile_px : int
-        A chunk is `CHUNK_PX` wide where this is a multiple, else as wide as this.
+        A multiple of 16. A chunk is `CHUNK_PX` wide where this is a multiple, else as wide as this.
     about : mapping
         Kept in the attributes as "crosscope": what the pixels are made from, as JSON.
     """
@@ -299,7 +310,7 @@ def create_canvas(
 
 def read_about(folder: Path) -> Mapping[str, Any] | None:
     """Return what a canvas that was laid out here is about; None where there is none."""
-    with suppress(FileNotFoundError, ValueError, KeyError):
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         about: Any = zarr.open_group(folder, mode="r").attrs["crosscope"]
         return about
     return None
@@ -346,11 +357,18 @@ def is_written(canvas: Canvas, part: Part) -> bool:
     cells = (range(s.start // outer_px, -(-s.stop // outer_px)) for s in (part.y, part.x))
     rows, columns = map(list, cells)
     folder = canvas.folder / str(part.level)
-    return all(
-        (folder / array.metadata.encode_chunk_key((*part.place, row, column))).is_file()
+    names = (
+        array.metadata.encode_chunk_key((*part.place, row, column))
         for row in rows
         for column in columns
     )
+    return all(_holds_bytes(folder / name) for name in names)
+
+
+def _holds_bytes(file: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return file.stat().st_size > 0  # where the power failed a file may be empty
+    return False
 
 
 def write_part(canvas: Canvas, part: Part, pixels: Num[np.ndarray, "y x"]) -> None:
@@ -376,10 +394,14 @@ def reduce_part(canvas: Canvas, part: Part) -> None:
 
 def finish_canvas(canvas: Canvas, image: Image, *, version: str) -> None:
     """Write the metadata that make an OME-Zarr of it, and remove what killed writers left."""
-    coarse = canvas.levels[-1][:]
-    planes = np.moveaxis(coarse, image.axes.index("c"), 0) if "c" in image.axes else coarse[None]
+    coarse = canvas.levels[-1]
+    seen: dict[int, list[tuple[float, ...]]] = {}
+    for place in np.ndindex(*coarse.shape[:-2]):
+        limits = np.percentile(coarse[place], (0, 100, 1, 99.8))
+        seen.setdefault(_channel_at(image, place), []).append(tuple(limits.tolist()))
     shown = [
-        (float(p.min()), float(p.max()), *np.percentile(p, (1, 99.8)).tolist()) for p in planes
+        (min(lows), max(highs), min(starts), max(ends))
+        for lows, highs, starts, ends in (zip(*seen[n], strict=True) for n in sorted(seen))
     ]
     group = zarr.open_group(canvas.folder, mode="r+")
     multiscale = make_multiscale(image, version=version, levels=len(canvas.levels), shown=shown)
@@ -388,12 +410,20 @@ def finish_canvas(canvas: Canvas, image: Image, *, version: str) -> None:
         rest.unlink()
 
 
-def read_level(canvas: Canvas, *, most_px: int) -> npt.NDArray[Any]:
-    """Return the finest level whose sides are at most this long, or the coarsest."""
-    for level in canvas.levels:
-        if max(level.shape[-2:]) <= most_px:
+def read_overview(canvas: Canvas, image: Image, *, most_px: int) -> Num[np.ndarray, "c y x"]:
+    """Return each channel's first frame, the brightest in z, at most this wide and high."""
+    level = next(array for array in canvas.levels if max(array.shape[-2:]) <= most_px)
+    found: dict[int, npt.NDArray[Any]] = {}
+    for place in np.ndindex(*level.shape[:-2]):
+        if image.axes.startswith("t") and place[0]:
             break
-    return np.asarray(level[:])
+        channel, plane = _channel_at(image, place), level[place]
+        found[channel] = np.maximum(found.get(channel, plane), plane)
+    return np.stack([found[channel] for channel in sorted(found)])
+
+
+def _channel_at(image: Image, place: Place) -> int:
+    return dict(zip(image.axes[:-2], place, strict=True)).get("c", 0)
 
 
 def write_tiff(canvas: Canvas, image: Image, path: Path) -> None:
@@ -402,7 +432,6 @@ def write_tiff(canvas: Canvas, image: Image, path: Path) -> None:
     `path` is replaced; a file that is not complete stays where it fails.
     """
     tile_px = canvas.levels[0].chunks[-1]
-    tile_px += -tile_px % 16
     options: dict[str, Any] = {
         "tile": (tile_px, tile_px),
         "compression": "zlib",

@@ -4,6 +4,7 @@ Rocklin, M. Proc. 14th Python in Science Conf., 126-132 (2015), doi 10.25080/Maj
 """
 
 import importlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,22 +46,50 @@ class Cluster:
         items: Sequence[Item],
         watch: Callable[[float], None],
     ) -> list[Found]:
-        """Return work(common, item) of all items, in their order; `common` is sent once."""
-        if not items:
-            return []
+        """Return work(common, item) of all items, in their order; `common` is sent once.
+
+        After an error nothing more is begun, and what has begun is waited for: when the error is
+        raised nobody writes any more.
+        """
+        distributed = importlib.import_module("distributed")
         sent = self.client.scatter([common], broadcast=True, hash=False)[0]
-        futures = [
-            self.client.submit(work, sent, item, pure=False, priority=-n)
-            for n, item in enumerate(items)
-        ]
-        done = importlib.import_module("distributed").as_completed(futures)
-        for n, future in enumerate(done):
-            if future.status == "error":
-                self.client.cancel(futures)
-                future.result()
-            watch((n + 1) / len(items))
-        found: list[Found] = self.client.gather(futures)
-        return found
+        begun: dict[Any, int] = {}
+        found: dict[int, Found] = {}
+        failed: list[Any] = []
+        waiting, doing = enumerate(items), distributed.as_completed()
+
+        def begin() -> None:
+            ahead = 2 * max(1, sum(self.client.nthreads().values()))
+            for n, item in itertools.islice(waiting, max(0, ahead - len(begun))):
+                future = self.client.submit(work, sent, item, pure=False)
+                begun[future] = n
+                doing.add(future)
+
+        begin()
+        for future in doing:
+            n = begun.pop(future)
+            if future.status == "finished":
+                found[n] = future.result()
+                watch(len(found) / len(items))
+            else:
+                failed.append(future)
+            if not failed:
+                begin()
+        for future in failed:
+            _raise(future, distributed.KilledWorker)
+        return [found[n] for n in range(len(items))]
+
+
+def _raise(future: Any, killed: type[Exception]) -> None:
+    """Raise the error of a part, in our words where a worker or the scheduler was lost."""
+    reason = "the connection to the scheduler was lost"
+    if future.status == "error":
+        try:
+            future.result()
+        except killed as error:
+            reason = f"a part has cost several workers their lives ({error})"
+    remedy = "Look at the workers' logs, for memory above all, and start again: it goes on"
+    raise InputError("cluster", reason, remedy)
 
 
 def _do_part(common: tuple[Job, Models], part: Part) -> None:
@@ -70,6 +99,8 @@ def _do_part(common: tuple[Job, Models], part: Part) -> None:
 @contextmanager
 def connect(address: str | None = None, *, workers: int | None = None) -> Iterator[Cluster]:
     """Connect to a Dask scheduler, or start workers on this machine, a thread each.
+
+    Scripts that start workers need the usual `if __name__ == "__main__":`.
 
     Parameters
     ----------
@@ -84,6 +115,9 @@ def connect(address: str | None = None, *, workers: int | None = None) -> Iterat
         The package is missing, no scheduler answers, it has no worker, or a worker's versions
         are others than those here.
     """
+    if address and workers:
+        reason = f"has its own workers, {workers} of this machine are asked for beside"
+        raise InputError(address, reason, "Name a scheduler or a number of workers")
     try:
         distributed = importlib.import_module("distributed")
     except ImportError as error:
@@ -95,7 +129,9 @@ def connect(address: str | None = None, *, workers: int | None = None) -> Iterat
         started = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            memory_limit=None,  # where the memory ends, tiles are halved
+            dashboard_address="127.0.0.1:0",  # else the well-known port, for all to see
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.ERROR,
         )
         with started, distributed.Client(started) as client:

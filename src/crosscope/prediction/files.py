@@ -21,7 +21,7 @@ from crosscope.data.images import (
     select_channel,
     write_image,
 )
-from crosscope.data.slides import is_zarr
+from crosscope.data.slides import is_slide, is_zarr
 from crosscope.model.model import Model
 from crosscope.prediction.cluster import Cluster
 from crosscope.prediction.composite import PERCENTILES, Composite, draw_composite
@@ -34,7 +34,7 @@ from crosscope.prediction.images import (
     predict_channels,
     settle,
 )
-from crosscope.prediction.slides import Made, Run, is_slide, predict_slide
+from crosscope.prediction.slides import Made, Run, predict_slide
 
 _NAMES = (  # of an entry in the sidecar
     *("input", "output", "input_sha256", "model_sha256", "pixel_size_nm"),
@@ -91,6 +91,9 @@ def predict_files(
         The one file cannot be done, or the output is in the way.
     """
     plan = plan or PredictionPlan()
+    if cluster:  # as many at a time as there are workers, which may be in other folders than we
+        plan = replace(plan, threads=plan.threads or 1)
+        source, output = source.absolute(), output.absolute()
     require_free(output, overwrite=overwrite, inputs=[source])
     sidecar = output.with_name(output.name + ".json")
     require_free(sidecar, overwrite=overwrite)
@@ -102,10 +105,10 @@ def predict_files(
     if not folder and output.suffix.lower() not in (".tif", ".tiff", ".zarr"):
         reason = "is not the name of a TIFF file or an OME-Zarr"
         raise OutputError(output, reason, "End it in .ome.tif or .ome.zarr")
+    if is_zarr(source) and output.resolve().is_relative_to(source.resolve()):
+        raise OutputError(output, f"lies in {source}, which must stay", "Choose another name")
     if not folder and not isinstance(models, Model):
         require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
-    if cluster:
-        plan = replace(plan, threads=plan.threads or 1)  # as many at a time as there are workers
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
         found = _predict_all(models, files_to, plan, overwrite, cluster, watch, say)
@@ -127,12 +130,12 @@ def _predict_all(
     watch: Callable[[float], None],
     say: Callable[[str], None],
 ) -> list[dict[str, Any] | Failure]:
-    """Predict files one after the other, or the first here and the others on a cluster."""
+    """Predict files one after the other; once the engine is known, on a cluster where given."""
     found: list[dict[str, Any] | Failure] = []
     for n, (file, to) in enumerate(files_to):
-        if cluster and n == 1:
+        if cluster and plan.engine and plan.threads and plan.precision:
             work = partial(_try_file, plan=plan, overwrite=overwrite)
-            return found + cluster.do_all(work, models, files_to[1:], watch)
+            return found + cluster.do_all(work, models, files_to[n:], watch)
 
         def tell(done: float, n: int = n) -> None:
             watch((n + done) / len(files_to))
@@ -177,7 +180,7 @@ def _predict_file(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     began = time.monotonic()
-    if run or is_slide(source, output):
+    if run or is_slide(source) or is_zarr(output):
         made = predict_slide(
             models, source, output, plan=plan, overwrite=overwrite, run=run, watch=watch, say=say
         )

@@ -3,8 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from jaxtyping import Num
 
 from crosscope.data.errors import DomainError, ImageError, InputError, ModelError
 from crosscope.data.images import Channel, Image, require_finite, select_channel
@@ -186,7 +189,12 @@ def predict_channels(
     return join_channels(list(models), results)
 
 
-def join_channels(names: Sequence[str], results: Sequence[Image]) -> Image:
+def join_channels(
+    names: Sequence[str],
+    results: Sequence[Image],
+    *,
+    stack: Callable[..., npt.NDArray[Any]] = np.stack,
+) -> Image:
     """Put images of one channel each together, in this order, behind t.
 
     Raises ModelError, with the model's name, where their pixel grids differ.
@@ -198,7 +206,7 @@ def join_channels(names: Sequence[str], results: Sequence[Image]) -> Image:
             raise ModelError(name, reason, "Take models of one target pixel size")
     axis = int(first.axes.startswith("t"))  # t c z y x
     return first.with_pixels(
-        np.stack([result.pixels for result in results], axis=axis),
+        stack([result.pixels for result in results], axis=axis),
         axes=first.axes[:axis] + "c" + first.axes[axis:],
         channels=tuple(channel for result in results for channel in result.channels),
     )
@@ -247,13 +255,19 @@ def find_empty(image: Image) -> tuple[str, ...]:
     tuple of str
         One sentence or none; planes are counted from 0 along t, c and z, ten are named.
     """
-    lowest, highest = image.pixels.min(axis=(-2, -1)), image.pixels.max(axis=(-2, -1))
+    limits = np.stack([image.pixels.min(axis=(-2, -1)), image.pixels.max(axis=(-2, -1))])
+    return tell_empty(limits, image.axes)
+
+
+def tell_empty(limits: Num[np.ndarray, "2 *planes"], axes: str) -> tuple[str, ...]:
+    """Say it of planes of which two grey values are known, the same where all are."""
+    lowest, highest = limits
     empty = np.argwhere(lowest == highest)
     if not len(empty):
         return ()
     if not lowest.ndim:
         return (f"it is empty: all its pixels are {lowest:g}",)
-    at = [" ".join(map("{} {}".format, image.axes, place)) for place in empty[:10]]
+    at = [" ".join(map("{} {}".format, axes, place)) for place in empty[:10]]
     more = ", and more" if len(empty) > len(at) else ""
     count = f"{len(empty)} of {lowest.size} planes are empty, all pixels of one grey value"
     return (f"{count}: {', '.join(at)}{more}, counted from 0",)

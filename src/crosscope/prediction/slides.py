@@ -5,30 +5,30 @@ beside the output until they are complete: a run that was killed goes on with wh
 ends with the same bytes.
 """
 
+import itertools
 import json
+import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Num
 
-from crosscope.data.errors import ImageError
-from crosscope.data.files import (
-    require_space,
-    sha256,
-    take_place,
-    unfinished_folder,
-    writing,
-)
+from crosscope.data.errors import ImageError, OutputError
+from crosscope.data.files import flush, sha256, take_place, unfinished_folder
 from crosscope.data.grids import resample_part, zoomed_shape
 from crosscope.data.images import Image, select_channel
 from crosscope.data.slides import (
+    CHUNK_PX,
     Canvas,
     Part,
+    Place,
     Slide,
     create_canvas,
     finish_canvas,
@@ -38,7 +38,7 @@ from crosscope.data.slides import (
     open_canvas,
     open_slide,
     read_about,
-    read_level,
+    read_overview,
     reduce_part,
     stand_in,
     write_part,
@@ -53,11 +53,10 @@ from crosscope.prediction.images import (
     fit_pixels,
     join_channels,
     settle,
+    tell_empty,
 )
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 
-LARGE_PX = 2**26
-"""Pixels of an image from which a TIFF, too, is done part by part."""
 UNIT_PX = 16
 """Parts begin at multiples of it, as of every network's stride."""
 VERSION = "0.5"
@@ -137,19 +136,6 @@ Run = Callable[[Job, Models, Sequence[Part], Callable[[float], None]], None]
 """Does parts of one level, and tells the share done."""
 
 
-def is_slide(source: Path, output: Path) -> bool:
-    """Tell whether an image is to be done part by part: OME-Zarr in or out, or a large TIFF."""
-    if is_zarr(source) or is_zarr(output):
-        return True
-    if source.suffix.lower() not in (".tif", ".tiff") or not source.is_file():
-        return False
-    try:
-        with open_slide(source) as slide:
-            return slide.image.pixels.size >= LARGE_PX
-    except ImageError:  # of types that only the whole can be converted from, or damaged
-        return False
-
-
 def predict_slide(
     models: Mapping[str, Model] | Model,
     source: Path,
@@ -187,7 +173,7 @@ def predict_slide(
         The output is in the way, is being written by another process, or the disk is too small.
     """
     with open_slide(source) as slide:
-        image = slide.image
+        image, version = slide.image, slide.version or VERSION
     if isinstance(models, Model):
         channel = plan.sized(select_channel(image, channel=plan.channel))
         fit, chosen, named = fit_pixels(models, channel, force=plan.force), [channel], {"": models}
@@ -198,21 +184,24 @@ def predict_slide(
         _result(each, fit_pixels(model, each, force=plan.force))
         for each, model in zip(chosen, named.values(), strict=True)
     ]
-    result = results[0] if isinstance(models, Model) else join_channels(list(named), results)
+    result = results[0]
+    if not isinstance(models, Model):
+        result = join_channels(list(named), results, stack=_stand_in_stack)
     plan = replace(plan, tile_px=-(-plan.tile_px // UNIT_PX) * UNIT_PX)
-    digest = None if slide.version else sha256(source)
+    copied = not is_zarr(output)
+    needed_bytes = result.pixels.size * result.pixels.dtype.itemsize * (4 / 3) * (1 + copied)
 
-    with unfinished_folder(output, overwrite=overwrite) as folder:
+    with unfinished_folder(output, overwrite=overwrite, needed_bytes=needed_bytes) as folder:
+        digest = sha256(source)
         earlier = read_about(folder / "image.zarr")
         plan = _settled(plan, earlier, next(iter(named.values())), chosen[0], say)
         about = {
             "input": [image.name, digest, image.pixels.shape, str(image.pixels.dtype)],
-            "models": {name: model.sha256 for name, model in named.items()},
+            "models": {name: _sha256_of(model, folder) for name, model in named.items()},
             "plan": {key: value for key, value in asdict(plan).items() if value is not None},
+            "versions": {name: version_of(name) for name in ("crosscope", plan.settled.library)},
         }
-        copies = write_tiff if not is_zarr(output) else None
         (folder / "image.zarr").mkdir(exist_ok=True)
-        version = slide.version or VERSION
         canvas = create_canvas(
             folder / "image.zarr",
             result,
@@ -220,13 +209,6 @@ def predict_slide(
             tile_px=plan.tile_px,
             about=json.loads(json.dumps(about)),
         )
-        left = [
-            [part for part in list_parts(canvas, level) if not is_written(canvas, part)]
-            for level in range(len(canvas.levels))
-        ]
-        share = len(left[0]) / sum(1 for _ in list_parts(canvas, 0))
-        pyramid_bytes = result.pixels.size * result.pixels.dtype.itemsize * 4 / 3
-        require_space(output, pyramid_bytes * (share + (copies is not None)))
         job = Job(
             source=str(source.absolute()),
             folder=str(folder.absolute()),
@@ -234,34 +216,44 @@ def predict_slide(
             axes=result.axes,
             channels=tuple(_channel_of(image, each) for each in chosen),
         )
-        for level, parts in enumerate(left):
-            done = (0.0, 1 - _REDUCING) if level == 0 else (1 - _REDUCING / 4 ** (level - 1), 1.0)
-            (run or run_here)(job, tuple(named.values()), parts, _within(watch, *done))
+        before = 0.0
+        for level in range(len(canvas.levels)):
+            parts = [part for part in list_parts(canvas, level) if not is_written(canvas, part)]
+            after = 1 - _REDUCING / 4**level
+            if parts:
+                tell = _within(watch, before, after)
+                (run or run_here)(job, tuple(named.values()), parts, tell)
+            before = after
         finish_canvas(canvas, result, version=version)
         composite = None
         if not isinstance(models, Model):
-            coarse = read_level(canvas, most_px=MOST_PX)
-            composite = draw_composite(_coarser(result, coarse))
-        if copies:
-            with writing(output, overwrite=overwrite) as path:
-                copies(canvas, result, path)
-                open_slide(path).close()  # a full disk can leave a TIFF without its end
-        else:
-            take_place(folder / "image.zarr", output)
+            overview = read_overview(canvas, result, most_px=MOST_PX)
+            composite = draw_composite(_coarser(result, overview))
+        one = chosen[0] if isinstance(models, Model) else image
+        remarks = _find_empty(source, one, job.channels)
+        made = folder / "image.zarr"
+        if copied:
+            made = folder / f"image{output.suffix}"
+            write_tiff(canvas, result, made)
+            open_slide(made).close()  # a full disk can leave a TIFF without its end
+            flush(made)
+        take_place(made, output)
     watch(1.0)
-    return Made(image.with_pixels(image.pixels, sha256=digest), result, fit, plan, composite)
+    image = image.with_pixels(image.pixels, sha256=digest)
+    return Made(image, result, fit, plan, composite, remarks)
 
 
 def run_here(
     job: Job, models: Models, parts: Sequence[Part], watch: Callable[[float], None]
 ) -> None:
     """Do parts in this process: the next is read and the last is written meanwhile."""
-    workshop = open_workshop(job, models)
-    if parts and parts[0].level:
+    if parts[0].level:
+        canvas = open_canvas(Path(job.folder) / "image.zarr")
         for n, part in enumerate(parts):
-            reduce_part(workshop.canvas, part)
+            reduce_part(canvas, part)
             watch((n + 1) / len(parts))
-        parts = []
+        return
+    workshop = open_workshop(job, models)
     with workshop.slide, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading = [reader.submit(read_part, workshop, part) for part in parts[:1]]
         writing: list[Future[None]] = []
@@ -289,7 +281,11 @@ def do_part(job: Job, models: Models, part: Part) -> None:
 
 def open_workshop(job: Job, models: Models) -> Workshop:
     """Open what `predict_slide` laid out in its hidden folder, in this process or another."""
-    plan, slide = job.plan, open_slide(Path(job.source))
+    plan = job.plan
+    if not Path(job.folder).is_dir():
+        reason = f"is not to be seen from {platform.node()}"
+        raise OutputError(job.folder, reason, "Give workers the same files under the same names")
+    canvas, slide = open_canvas(Path(job.folder) / "image.zarr"), open_slide(Path(job.source))
     image = plan.sized(slide.image)
     engine = plan.settled
     sharpeners = (
@@ -299,7 +295,7 @@ def open_workshop(job: Job, models: Models) -> Workshop:
     return Workshop(
         job=job,
         slide=slide,
-        canvas=open_canvas(Path(job.folder) / "image.zarr"),
+        canvas=canvas,
         sharpeners=tuple(sharpeners),
         zooms=tuple(fit_pixels(model, image, force=True).zoom for model in models),
     )
@@ -347,7 +343,10 @@ def read_part(workshop: Workshop, part: Part) -> Block:
         columns,
     )
     if not np.isfinite(pixels).all():
-        reason = f"has pixels that are NaN or infinite at about y {part.y.start}, x {part.x.start}"
+        at |= {"y": round(rows.start / workshop.zooms[which][0])}
+        at |= {"x": round(columns.start / workshop.zooms[which][1])}
+        named = " ".join(f"{axis} {at[axis]}" for axis in image.axes)
+        reason = f"has pixels that are NaN or infinite at about {named}, counted from 0"
         raise ImageError(image.name, reason, "Crop them away or fill them in before use")
     return Block(pixels[None], rows.start, columns.start)
 
@@ -368,6 +367,43 @@ def _result(image: Image, fit: Fit) -> Image:
     shape = zoomed_shape(image.pixels.shape[-2:], fit.zoom)
     pixels = stand_in((*image.pixels.shape[:-2], *shape), np.float32)
     return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
+
+
+def _sha256_of(model: Model, folder: Path) -> str | None:
+    """Return that of its file, which one that was never saved is given for the while."""
+    return model.sha256 or model.save(folder / "model.zip", overwrite=True).sha256
+
+
+def _stand_in_stack(planes: Sequence[Num[np.ndarray, "*shape"]], *, axis: int) -> Any:
+    shape = list(planes[0].shape)
+    shape.insert(axis, len(planes))
+    return stand_in(tuple(shape), planes[0].dtype)
+
+
+def _find_empty(source: Path, image: Image, channels: Sequence[int]) -> tuple[str, ...]:
+    """Do what `find_empty` does; a plane is read until two pixels differ, mostly one chunk."""
+    with open_slide(source) as slide:
+        axes, shape = slide.image.axes, slide.image.pixels.shape
+        places = (
+            place
+            for place in np.ndindex(*shape[:-2])
+            if "c" in image.axes or dict(zip(axes, place, strict=False)).get("c", 0) in channels
+        )
+        limits = np.array([_limits(slide, place) for place in places])
+    return tell_empty(limits.T.reshape(2, *image.pixels.shape[:-2]), image.axes)
+
+
+def _limits(slide: Slide, place: Place) -> tuple[float, float]:
+    """Return the least and the largest grey value of what is read of a plane until they differ."""
+    height, width = slide.image.pixels.shape[-2:]
+    low, high = math.inf, -math.inf
+    for y, x in itertools.product(range(0, height, CHUNK_PX), range(0, width, CHUNK_PX)):
+        rows, columns = slice(y, min(y + CHUNK_PX, height)), slice(x, min(x + CHUNK_PX, width))
+        block = slide.read(place, rows, columns)
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+        if low < high:
+            break
+    return low, high
 
 
 def _channel_of(image: Image, chosen: Image) -> int:
@@ -391,7 +427,7 @@ def _settled(
     return settle(plan, model, image, say)
 
 
-def _coarser(image: Image, pixels: Num[np.ndarray, "*shape"]) -> Image:
+def _coarser(image: Image, pixels: Num[np.ndarray, "c y x"]) -> Image:
     assert image.pixel_size_nm is not None
     y, x = (
         size * n / m
@@ -399,7 +435,7 @@ def _coarser(image: Image, pixels: Num[np.ndarray, "*shape"]) -> Image:
             image.pixel_size_nm, image.pixels.shape[-2:], pixels.shape[-2:], strict=True
         )
     )
-    return image.with_pixels(pixels, pixel_size_nm=(y, x))
+    return image.with_pixels(pixels, axes="cyx", pixel_size_nm=(y, x))
 
 
 def _within(watch: Callable[[float], None], first: float, last: float) -> Callable[[float], None]:

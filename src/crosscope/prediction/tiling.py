@@ -13,6 +13,7 @@ out, 1e-4 of the range in float32, is less than a tenth of what rounding does; t
 differ by no more than either does from float32.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from crosscope.model.runners import ready
 
 TILE_PX = 1024
 LEAST_PX = 64  # of a tile that is halved because the memory does not suffice
+_ALONE = threading.Lock()  # PyTorch's threads and kernels are set for the whole process
 
 Read = Callable[[slice, slice], Num[np.ndarray, "n _y _x"]]
 """From slices y and x of the target's grid, within the plane, to grey values of the source."""
@@ -71,7 +73,7 @@ class Sharpener:
     def apply(self, planes: Num[np.ndarray, "n y x"]) -> Float[np.ndarray, "n y x"]:
         """Apply the network: grey values to grey values; sides are multiples of the stride."""
         one = one_kernel() if self.exact and self.engine.precision == "float32" else nullcontext()
-        with self.engine.in_use(), one:
+        with _ALONE, self.engine.in_use(), one:
             output = ready(self.engine, self.network)(self.source_scaling.apply(planes))
         return self.target_scaling.undo(output)
 
@@ -233,7 +235,9 @@ def sharpen_tile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory could not be had, on the processor or on a card."""
-    words = ("allocate memory", "out of memory", "bad_alloc")
+    words = ["allocate memory", "out of memory", "bad_alloc"]
+    # oneDNN tells nothing else
+    words += ["could not create a primitive", "could not create a memory", "could not execute a"]
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

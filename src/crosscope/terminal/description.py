@@ -12,7 +12,7 @@ def describe(path: Path) -> dict[str, Any]:
 
     Raises CrosscopeError where it is none of these.
     """
-    if cs.is_zarr(path):
+    if cs.is_slide(path):
         with cs.open_slide(path) as slide:
             return _describe_image(slide.image)
     if path.is_dir():
