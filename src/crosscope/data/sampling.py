@@ -185,11 +185,16 @@ class Scaling:
 
     def apply(self, pixels: Num[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
         """Return scaled values: background about 0, bright structures about 1; nothing clipped."""
-        return ((pixels.astype(np.float64) - self.offset) / self.scale).astype(np.float32)
+        scaled = pixels.astype(np.float32)  # in place from here: planes are large
+        scaled -= np.float32(self.offset)
+        scaled /= np.float32(self.scale)
+        return scaled
 
     def undo(self, scaled: Float[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
         """Return grey values."""
-        return (scaled.astype(np.float64) * self.scale + self.offset).astype(np.float32)
+        pixels = scaled.astype(np.float32) * np.float32(self.scale)
+        pixels += np.float32(self.offset)
+        return pixels
 
 
 AS_IT_IS = Scaling(0.0, 1.0)

@@ -24,6 +24,7 @@ from jaxtyping import Num
 
 from crosscope.data.errors import ImageError
 from crosscope.data.images import (
+    ZLIB,
     Image,
     Said,
     damage_is_an_error,
@@ -264,7 +265,13 @@ class Canvas:
 
 
 def create_canvas(
-    folder: Path, image: Image, *, version: str, tile_px: int, about: Mapping[str, Any]
+    folder: Path,
+    image: Image,
+    *,
+    version: str,
+    tile_px: int,
+    about: Mapping[str, Any],
+    compressed: bool = True,
 ) -> Canvas:
     """Lay out an OME-Zarr for an image, or go on with the one that is there and about the same.
 
@@ -278,6 +285,8 @@ def create_canvas(
         "0.4" or "0.5"; 0.5 has one shard a tile.
     tile_px : int
         A multiple of 16. A chunk is `CHUNK_PX` wide where this is a multiple, else as wide as this.
+    compressed : bool
+        Zstd; not worth its time for what is copied and removed.
     about : mapping
         Kept in the attributes as "crosscope": what the pixels are made from, as JSON.
     """
@@ -296,6 +305,7 @@ def create_canvas(
             dtype=image.pixels.dtype,
             chunks=(*leading, chunk_px, chunk_px),
             shards=(*leading, tile_px, tile_px) if version == "0.5" else None,
+            compressors="auto" if compressed else None,
             chunk_key_encoding={"name": "v2", "separator": "/"} if version == "0.4" else None,
             dimension_names=list(image.axes) if version == "0.5" else None,
             fill_value=0,
@@ -435,6 +445,8 @@ def write_tiff(canvas: Canvas, image: Image, path: Path) -> None:
     options: dict[str, Any] = {
         "tile": (tile_px, tile_px),
         "compression": "zlib",
+        "compressionargs": ZLIB,
+        "buffersize": 2**24,  # of tiles that wait to be written
         "photometric": "minisblack",
         "dtype": image.pixels.dtype,
     }

@@ -12,7 +12,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Num
 
+from crosscope.data.cores import count_cores
 from crosscope.data.errors import ImageError, OutputError
 from crosscope.data.files import flush, sha256, take_place, unfinished_folder
 from crosscope.data.grids import resample_part, zoomed_shape
@@ -208,6 +209,7 @@ def predict_slide(
             version=version,
             tile_px=plan.tile_px,
             about=json.loads(json.dumps(about)),
+            compressed=not copied,
         )
         job = Job(
             source=str(source.absolute()),
@@ -249,9 +251,9 @@ def run_here(
     """Do parts in this process: the next is read and the last is written meanwhile."""
     if parts[0].level:
         canvas = open_canvas(Path(job.folder) / "image.zarr")
-        for n, part in enumerate(parts):
-            reduce_part(canvas, part)
-            watch((n + 1) / len(parts))
+        with ThreadPoolExecutor(count_cores()) as pool:
+            for n, _ in enumerate(pool.map(partial(reduce_part, canvas), parts)):
+                watch((n + 1) / len(parts))
         return
     workshop = open_workshop(job, models)
     with workshop.slide, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:

@@ -29,7 +29,7 @@ from crosscope.model.engine import Engine, one_kernel
 from crosscope.model.model import Model
 from crosscope.model.runners import ready
 
-TILE_PX = 1024
+TILE_PX = 768
 LEAST_PX = 64  # of a tile that is halved because the memory does not suffice
 _ALONE = threading.Lock()  # PyTorch's threads and kernels are set for the whole process
 

@@ -394,7 +394,7 @@ def predict(
     offset: Annotated[
         float | None, typer.Option(help="Grey level of zero light; else the model's.")
     ] = None,
-    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile: bounds memory.")] = 1024,
+    tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile: bounds memory.")] = 768,
     exact: Annotated[
         bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
     ] = False,
