@@ -26,6 +26,9 @@ benchmark: .venv/ready
 	$(PY) benchmarks/systems.py systems
 	$(PY) benchmarks/systems_page.py --pictures
 	$(PY) benchmarks/peers.py peers
+	$(PY) benchmarks/scale.py scale
+	$(PY) benchmarks/training.py
+	$(PY) benchmarks/performance_page.py
 	$(PY) examples/real_microtubules.py real_microtubules
 	$(PY) examples/real_storm.py real_storm
 
@@ -37,4 +40,4 @@ benchmark: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv quickstart systems peers real_microtubules real_storm
+	rm -rf .venv quickstart systems peers scale real_microtubules real_storm

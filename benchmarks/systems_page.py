@@ -10,12 +10,13 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from page_tables import fill_page, table
 from systems import ABLATIONS, PERFECT_PER_UM, RESULT, SEED, SEEDS
 
 import crosscope as cs
@@ -70,19 +71,8 @@ def main() -> None:
         "noise": noise(jobs),
         "throughput": throughput(),
     }
-    text = PAGE.read_text()
-    for name, rows in tables.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        text = before + "\n".join([begin, "", *rows, "", end]) + rest.partition(end)[2]
-    PAGE.write_text(text)
+    fill_page(PAGE, tables)
     plot_pairs(jobs)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Return the lines of a table; None is a dash."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join("-" if x is None else str(x) for x in line) + " |" for line in lines]
 
 
 def at(figures: Figures, path: str, form: str = ".1f") -> str | None:
