@@ -4,6 +4,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,28 @@ def test_the_input_is_left_as_it_was(library: str) -> None:
     first(tile + 1)
     assert np.array_equal(tile, before)
     assert np.array_equal(made, kept)  # a later tile does not write over it
+
+
+@pytest.mark.parametrize("failures", [1, 99])
+def test_an_output_without_pixels_is_asked_for_again(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    infer, left = openvino.CompiledModel.infer_new_request, iter([True] * failures)
+
+    def fail_at_first(self: Any, inputs: Any) -> Any:
+        nothing = {0: np.empty((1, 0, 0, 0), np.float32)}
+        return nothing if next(left, False) else infer(self, inputs)
+
+    network, tiles = roused("fast"), draw((32, 32))
+    expected = apply(network, tiles)
+    run = prepare(Engine(1, "float32", "openvino"), network)
+    monkeypatch.setattr(openvino.CompiledModel, "infer_new_request", fail_at_first)
+    if failures > 1:
+        with pytest.raises(RuntimeError, match="computed nothing"):
+            run(tiles)
+    else:
+        assert np.abs(run(tiles) - expected).max() <= 1e-4 * np.ptp(expected)
 
 
 def test_what_is_compiled_is_kept_as_long_as_its_network() -> None:

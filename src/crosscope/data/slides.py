@@ -396,7 +396,7 @@ def reduce_part(canvas: Canvas, part: Part) -> None:
     )
     pixels = finer[(*part.place, y, x)]
     odd = [(0, n % 2) for n in pixels.shape]  # the last row or column is repeated
-    quads = np.pad(pixels, odd, mode="edge")
+    quads = np.pad(pixels, odd, mode="edge") if any(map(any, odd)) else pixels
     v, u = (n // 2 for n in quads.shape)
     means = quads.reshape(v, 2, u, 2).mean(axis=(1, 3), dtype=np.float64)
     write_part(canvas, part, means.astype(pixels.dtype))
