@@ -72,12 +72,15 @@ def sizes(titles: Mapping[str, str], jobs: Figures) -> list[str]:
 
 def workers(jobs: Figures) -> list[str]:
     """Return what one and two workers take, by turns."""
-    seconds = {
-        n: [jobs[f"{n} workers, round {i}"]["wall_s_per_mp"] for i in range(ROUNDS)] for n in (1, 2)
-    }
+    done = [i for i in range(ROUNDS) if f"2 workers, round {i}" in jobs]
+    seconds = {n: [jobs[f"{n} workers, round {i}"]["wall_s_per_mp"] for i in done] for n in (1, 2)}
     gain = statistics.median(a / b for a, b in zip(seconds[1], seconds[2], strict=True))
     rows = [[n, f"{statistics.median(s):.3f}"] for n, s in seconds.items()]
-    return [*table(["workers of one thread", "s a megapixel"], rows), "", f"Gain: {gain:.2f}."]
+    return [
+        *table(["workers of one thread", "s a megapixel"], rows),
+        "",
+        f"Gain: {gain:.2f}, median of {len(done)} rounds.",
+    ]
 
 
 def petabyte(jobs: Figures) -> list[str]:
