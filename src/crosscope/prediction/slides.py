@@ -6,7 +6,6 @@ ends with the same bytes.
 """
 
 import itertools
-import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -195,20 +194,28 @@ def predict_slide(
     with unfinished_folder(output, overwrite=overwrite, needed_bytes=needed_bytes) as folder:
         digest = sha256(source)
         earlier = read_about(folder / "image.zarr")
-        plan = _settled(plan, earlier, next(iter(named.values())), chosen[0], say)
-        about = {
-            "input": [image.name, digest, image.pixels.shape, str(image.pixels.dtype)],
-            "models": {name: _sha256_of(model, folder) for name, model in named.items()},
-            "plan": {key: value for key, value in asdict(plan).items() if value is not None},
-            "versions": {name: version_of(name) for name in ("crosscope", plan.settled.library)},
-        }
+        hashes = {name: _sha256_of(model, folder) for name, model in named.items()}
+
+        def tell_about(plan: PredictionPlan) -> dict[str, Any]:
+            return {
+                "input": [image.name, digest, list(image.pixels.shape), str(image.pixels.dtype)],
+                "models": hashes,
+                "plan": {key: value for key, value in asdict(plan).items() if value is not None},
+                "versions": {n: version_of(n) for n in ("crosscope", plan.settled.library)},
+            }
+
+        again = _with_engine_of(plan, earlier)
+        if again and {**tell_about(again), "tile_px": plan.tile_px} == earlier:
+            plan = again  # of the run that was killed: its parts and these must be alike
+        else:
+            plan = settle(plan, next(iter(named.values())), chosen[0], say)
         (folder / "image.zarr").mkdir(exist_ok=True)
         canvas = create_canvas(
             folder / "image.zarr",
             result,
             version=version,
             tile_px=plan.tile_px,
-            about=json.loads(json.dumps(about)),
+            about=tell_about(plan),
             compressed=not copied,
         )
         job = Job(
@@ -412,21 +419,17 @@ def _channel_of(image: Image, chosen: Image) -> int:
     return image.channels.index(chosen.channels[0]) if "c" in image.axes else 0
 
 
-def _settled(
-    plan: PredictionPlan,
-    earlier: Mapping[str, Any] | None,
-    model: Model,
-    image: Image,
-    say: Callable[[str], None],
-) -> PredictionPlan:
-    """Return the plan with an engine: that of the run that was killed, where there was one."""
+def _with_engine_of(
+    plan: PredictionPlan, earlier: Mapping[str, Any] | None
+) -> PredictionPlan | None:
+    """Return the plan with the engine of an earlier run; None where it asks for another."""
     said = (earlier or {}).get("plan", {})
     engine = {name: said.get(name) for name in ("engine", "threads", "precision")}
-    if None not in engine.values() and all(
-        getattr(plan, name) in (None, value) for name, value in engine.items()
+    if None in engine.values() or any(
+        getattr(plan, name) not in (None, value) for name, value in engine.items()
     ):
-        return replace(plan, **engine)
-    return settle(plan, model, image, say)
+        return None
+    return replace(plan, **engine)
 
 
 def _coarser(image: Image, pixels: Num[np.ndarray, "c y x"]) -> Image:
