@@ -19,7 +19,6 @@ benchmark: .venv/ready
 	$(PY) benchmarks/quickstart.py
 	$(PY) benchmarks/registration.py
 	$(PY) benchmarks/real_registration.py
-	$(PY) benchmarks/prediction.py
 	$(PY) benchmarks/engines.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/measures.py

@@ -110,7 +110,7 @@ def find_ways(network: nn.Module, tile: np.ndarray) -> dict[str, Callable[[], ob
     ways: dict[str, Callable[[], object]] = {EAGER: run_eager}
     for engine in list_engines(threads=THREADS):
         run = prepare(engine, copy.deepcopy(network))
-        ways[f"{engine.library} {engine.precision}"] = partial(run, tile[None])
+        ways[f"{engine.backend} {engine.precision}"] = partial(run, tile[None])
     return ways
 
 

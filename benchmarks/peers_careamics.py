@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from machine import cpu_seconds, measure_cost
+from torch import library as operators
 
 NEVER = 10**6
 TILE_PX = 256
@@ -60,7 +61,7 @@ PARTS = {
     "validation-target": "val_data_target",
 }
 VERSIONS = ("careamics", "torch", "lightning", "torchvision", "numpy")
-VISION = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+VISION = operators.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from page_tables import fill_page, table
-from scale import LARGEST, ROUNDS, SIDES
+from scale import LARGEST, ROUNDS, SIDES, TILED_PX, TILES
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parent / "results"
@@ -33,6 +33,8 @@ def main() -> None:
         {
             "engines": engines(found["engines"]),
             "sides": sizes({**{f"{s} px": f"{s} px" for s in SIDES}, LARGE: LARGE}, jobs),
+            "tiles": sizes({f"tiles of {px} px": f"{px} px" for px in TILES}, jobs),
+            "planes": sizes({name: name for name in jobs if "planes" in name}, jobs),
             "workers": workers(jobs),
             "petabyte": petabyte(jobs),
             "training": training(found["training"]["cases"]),
@@ -137,20 +139,28 @@ def peers(found: Figures) -> list[str]:
 
 
 def plot(jobs: Figures) -> None:
-    """Draw time and memory against the side of the image."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    """Draw time and memory against the side of the image, the tiles and the planes."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
     sides = {side: f"{side} px" for side in SIDES} | {LARGEST: LARGE}
-    done = {side: jobs[name] for side, name in sides.items() if name in jobs}
-    panels = {"cpu_s_per_mp": "processor s a megapixel", "peak_mib": "peak memory, MiB"}
-    for axis, (key, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        axis.plot(list(done), [job[key] for job in done.values()], "o-", color="#0072b2")
-        axis.set_xscale("log")
-        axis.set_xticks(list(done), [f"{side:,}" for side in done])
-        axis.minorticks_off()
-        axis.set_ylim(bottom=0)
-        axis.grid(color="0.9")
-        axis.set_xlabel("image side, px")
-        axis.set_ylabel(title)
+    columns = {
+        "image side, px": sides,
+        f"tile, px ({TILED_PX} px)": {px: f"tiles of {px} px" for px in TILES},
+    }
+    panels = {"wall_s_per_mp": "s a megapixel", "peak_mib": "peak memory, MiB"}
+    for column, (what, names) in enumerate(columns.items()):
+        done = {x: jobs[name] for x, name in names.items() if name in jobs}
+        for row, (key, title) in enumerate(panels.items()):
+            axis = axes[row, column]
+            axis.plot(list(done), [job[key] for job in done.values()], "o-", color="#0072b2")
+            axis.set_xscale("log", base=2)
+            axis.set_ylim(bottom=0)
+            axis.grid(color="0.9")
+            if column == 0:
+                axis.set_ylabel(title)
+            if row == 1:
+                axis.set_xlabel(what)
+                axis.set_xticks(list(done), [str(x) for x in done], rotation=45)
     figure.savefig(PAGE.with_name("performance.png"), dpi=110)
 
 

@@ -89,7 +89,7 @@ def test_the_real_timing_ends_in_an_engine_of_this_machine() -> None:
 
 
 def test_what_is_given_is_kept_and_nothing_said(timed: list[list[Engine]]) -> None:
-    engine, told = settle(make_model(), library="torch", threads=3, precision="bfloat16")
+    engine, told = settle(make_model(), backend="torch", threads=3, precision="bfloat16")
     assert engine == Engine(3, "bfloat16")
     assert not told
     assert not timed
@@ -98,10 +98,10 @@ def test_what_is_given_is_kept_and_nothing_said(timed: list[list[Engine]]) -> No
 
 @openvino
 def test_openvino_can_be_asked_for(timed: list[list[Engine]]) -> None:
-    engine, _ = settle(make_model(), library="openvino", threads=1, precision="float32")
+    engine, _ = settle(make_model(), backend="openvino", threads=1, precision="float32")
     assert engine == COMPILED
-    settle(make_model(), library="openvino")
-    assert {engine.library for engine in timed[0]} == {"openvino"}
+    settle(make_model(), backend="openvino")
+    assert {engine.backend for engine in timed[0]} == {"openvino"}
 
 
 def test_openvino_that_is_not_there_is_only_missed_where_asked_for(
@@ -109,7 +109,7 @@ def test_openvino_that_is_not_there_is_only_missed_where_asked_for(
 ) -> None:
     monkeypatch.setattr(choice, "load_openvino", lambda: None)
     monkeypatch.setattr(choice, "openvino_precisions", list)
-    assert {engine.library for engine in list_engines()} == {"torch"}
+    assert {engine.backend for engine in list_engines()} == {"torch"}
     with pytest.raises(InputError, match=r"pip install 'crosscope\[openvino\]'"):
         list_engines("openvino")
 
@@ -135,7 +135,7 @@ def harm(monkeypatch: pytest.MonkeyPatch, *engines: Engine) -> None:
 
 @pytest.mark.usefixtures("timed")
 def test_a_wrong_engine_is_left_aside_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = {"library": "torch", "threads": 1}
+    fixed = {"backend": "torch", "threads": 1}
     harm(monkeypatch, COARSE)
     engine, told = settle(make_model(), **fixed)
     assert engine == FINE
@@ -147,7 +147,7 @@ def test_a_wrong_engine_is_left_aside_for_the_next(monkeypatch: pytest.MonkeyPat
 def test_a_remembered_engine_that_has_become_wrong_is_replaced(
     timed: list[list[Engine]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fixed = {"library": "torch", "threads": 1}
+    fixed = {"backend": "torch", "threads": 1}
     assert settle(make_model(), **fixed)[0] == COARSE
     harm(monkeypatch, COARSE)
     engine, told = settle(make_model(), **fixed)
@@ -158,7 +158,7 @@ def test_a_remembered_engine_that_has_become_wrong_is_replaced(
 
 def test_what_was_asked_for_falls_back_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     harm(monkeypatch, Engine(2, "bfloat16"))
-    engine, told = settle(make_model(), library="torch", threads=2, precision="bfloat16")
+    engine, told = settle(make_model(), backend="torch", threads=2, precision="bfloat16")
     assert engine == Engine(2, "float32")
     assert len(told) == 2
 
@@ -166,7 +166,7 @@ def test_what_was_asked_for_falls_back_where_it_is_wrong(monkeypatch: pytest.Mon
 def test_without_a_right_engine_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     harm(monkeypatch, FINE, COARSE)
     with pytest.raises(ModelError, match="no engine"):
-        settle(make_model(), library="torch", threads=1)
+        settle(make_model(), backend="torch", threads=1)
 
 
 @pytest.mark.usefixtures("timed")
@@ -177,7 +177,7 @@ def test_an_engine_that_fails_is_said_and_left_aside(monkeypatch: pytest.MonkeyP
         return prepare(engine, network)
 
     monkeypatch.setattr(choice, "prepare", fail)
-    engine, told = settle(make_model(), library="torch", threads=1)
+    engine, told = settle(make_model(), backend="torch", threads=1)
     assert engine == FINE
     assert told[0] == f"{COARSE} is left aside: not on this machine"
 
@@ -191,5 +191,5 @@ def test_an_engine_is_checked_once_for_a_network(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(choice, "find_error", note)
     model = make_model()
     for precision in ("float32", "float32", "bfloat16"):
-        settle(model, library="torch", threads=1, precision=precision)
+        settle(model, backend="torch", threads=1, precision=precision)
     assert checked == ["float32", "bfloat16"]

@@ -55,7 +55,7 @@ def test_it_does_not_grow_for_ever(memory: Path) -> None:
 
 ENTRY: dict[str, Any] = {
     "asked": ASKED,
-    "engine": {"threads": 2, "precision": "float32", "library": "torch"},
+    "engine": {"threads": 2, "precision": "float32", "backend": "torch"},
     "s_per_mp": 1.0,
 }
 

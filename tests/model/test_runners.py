@@ -15,7 +15,7 @@ from crosscope.model.engine import Engine
 from crosscope.model.generator import FastGenerator, build_generator
 from crosscope.model.runners import GRAPHS, openvino_precisions, prepare, ready
 
-LIBRARIES = ["torch", "openvino"] if openvino_precisions() else ["torch"]
+BACKENDS = ["torch", "openvino"] if openvino_precisions() else ["torch"]
 SHAPES = [(16, 16), (128, 48), (64, 144)]
 
 
@@ -40,43 +40,43 @@ def apply(network: nn.Module, tiles: np.ndarray) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["fast", "paper"])
-def test_one_preparation_serves_all_shapes(name: str, library: str) -> None:
+def test_one_preparation_serves_all_shapes(name: str, backend: str) -> None:
     network = roused(name)
     expected = [apply(network, draw(shape)) for shape in SHAPES]
-    run = prepare(Engine(1, "float32", library), network)
+    run = prepare(Engine(1, "float32", backend), network)
     for shape, should in zip(SHAPES, expected, strict=True):
         made = run(draw(shape))
         assert made.dtype == np.float32
         assert np.abs(made - should).max() <= 1e-4 * np.ptp(should)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_the_last_sum_is_float32_in_bfloat16_too(library: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_last_sum_is_float32_in_bfloat16_too(backend: str) -> None:
     network = roused("fast")
     assert isinstance(network, FastGenerator)
     nn.init.constant_(network.last.weight, 1e-4)  # a small change ...
     nn.init.constant_(network.last.bias, 2**-8)  # type: ignore[arg-type]
     tile = draw((64, 64)) + 1000  # ... of large numbers, which bfloat16 would round to 4
-    change = prepare(Engine(1, "bfloat16", library), network)(tile) - tile
+    change = prepare(Engine(1, "bfloat16", backend), network)(tile) - tile
     expected = apply(network, tile) - tile
     assert np.ptp(expected) > 0
     assert np.abs(change - expected).max() < 0.02 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_bfloat16_is_used_where_asked_for(library: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_is_used_where_asked_for(backend: str) -> None:
     network, tile = roused("paper"), draw((64, 64))
-    fine, coarse = (prepare(Engine(1, p, library), network)(tile) for p in ("float32", "bfloat16"))
+    fine, coarse = (prepare(Engine(1, p, backend), network)(tile) for p in ("float32", "bfloat16"))
     assert 0 < np.abs(fine - coarse).max() < 0.1 * np.ptp(fine)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_the_input_is_left_as_it_was(library: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_input_is_left_as_it_was(backend: str) -> None:
     tile = draw((32, 32))
     before = tile.copy()
-    first = prepare(Engine(1, "float32", library), roused("fast"))
+    first = prepare(Engine(1, "float32", backend), roused("fast"))
     made = first(tile)
     kept = made.copy()
     first(tile + 1)

@@ -92,12 +92,12 @@ def test_exact_bfloat16_tiles_are_the_whole(model: Model, shape: tuple[int, int]
         assert np.array_equal(tiled, whole)
 
 
-@pytest.mark.parametrize("library", ["torch", "openvino"])
-def test_bfloat16_tiles_differ_from_the_whole_by_less_than_rounding_does(library: str) -> None:
-    if library == "openvino":
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_bfloat16_tiles_differ_from_the_whole_by_less_than_rounding_does(backend: str) -> None:
+    if backend == "openvino":
         pytest.importorskip("openvino")
     plane = make_plane(200, 230)
-    engine = Engine(1, "bfloat16", library)
+    engine = Engine(1, "bfloat16", backend)
     fine = sharpen(FAST, plane, engine=FINE, tile_px=WHOLE_PX)
     whole, tiled = (sharpen(FAST, plane, engine=engine, tile_px=px) for px in (WHOLE_PX, 64))
     assert FAST.reach.rounded_px < FAST.reach.halo_px

@@ -6,6 +6,7 @@ each once and in one piece: several processes may write at the same time, and a 
 is complete.
 """
 
+import itertools
 import json
 import math
 import uuid
@@ -293,7 +294,8 @@ def create_canvas(
     wanted = {**about, "tile_px": tile_px}
     if read_about(folder) == wanted:
         return open_canvas(folder)
-    group = zarr.open_group(folder, mode="w", zarr_format=_zarr_format(version))
+    zarr_format: Any = VERSIONS[version]
+    group = zarr.open_group(folder, mode="w", zarr_format=zarr_format)
     chunk_px = CHUNK_PX if tile_px % CHUNK_PX == 0 else tile_px
     shape = image.pixels.shape
     leading = (1,) * (len(shape) - 2)
@@ -324,10 +326,6 @@ def read_about(folder: Path) -> Mapping[str, Any] | None:
         about: Any = zarr.open_group(folder, mode="r").attrs["crosscope"]
         return about
     return None
-
-
-def _zarr_format(version: str) -> Any:
-    return VERSIONS[version]
 
 
 def open_canvas(folder: Path) -> Canvas:
@@ -387,19 +385,30 @@ def write_part(canvas: Canvas, part: Part, pixels: Num[np.ndarray, "y x"]) -> No
 
 
 def reduce_part(canvas: Canvas, part: Part) -> None:
-    """Write a part of a coarser level: means of 2 x 2 pixels of the level before."""
-    finer = canvas.levels[part.level - 1]
+    """Write a part of a coarser level: means of 2 x 2 pixels of the level before.
+
+    It is read by a quarter, one part of that level, at a time: less memory.
+    """
+    finer, step = canvas.levels[part.level - 1], canvas.tile_px // 2
     height, width = finer.shape[-2:]
-    y, x = (
-        slice(2 * s.start, min(2 * s.stop, n))
-        for s, n in zip((part.y, part.x), (height, width), strict=True)
-    )
-    pixels = finer[(*part.place, y, x)]
-    odd = [(0, n % 2) for n in pixels.shape]  # the last row or column is repeated
-    quads = np.pad(pixels, odd, mode="edge") if any(map(any, odd)) else pixels
+    top, left = part.y.start, part.x.start
+    pixels = np.empty((part.y.stop - top, part.x.stop - left), finer.dtype)
+    for y, x in itertools.product(range(top, part.y.stop, step), range(left, part.x.stop, step)):
+        rows = slice(2 * y, min(2 * (y + step), height))
+        columns = slice(2 * x, min(2 * (x + step), width))
+        means = _mean_of_quads(finer[(*part.place, rows, columns)])
+        v, u = means.shape
+        pixels[y - top : y - top + v, x - left : x - left + u] = means
+    write_part(canvas, part, pixels)
+
+
+def _mean_of_quads(pixels: Num[np.ndarray, "y x"]) -> Num[np.ndarray, "v u"]:
+    """Return the means of 2 x 2 pixels; of an odd side the last row or column is repeated."""
+    odd = [(0, n % 2) for n in pixels.shape]
+    quads = np.pad(pixels, odd, mode="edge")
     v, u = (n // 2 for n in quads.shape)
     means = quads.reshape(v, 2, u, 2).mean(axis=(1, 3), dtype=np.float64)
-    write_part(canvas, part, means.astype(pixels.dtype))
+    return means.astype(pixels.dtype)
 
 
 def finish_canvas(canvas: Canvas, image: Image, *, version: str) -> None:

@@ -28,7 +28,7 @@ from crosscope.model.model import Model
 from crosscope.model.runners import load_openvino, openvino_precisions, prepare, ready
 from crosscope.model.trial import Run, find_error
 
-LIBRARIES = ("torch", "openvino")
+BACKENDS = ("torch", "openvino")
 LARGEST_PX = 256  # side of what is timed: larger ones take as long for a pixel
 SMALLEST_PX = 32
 _RIGHT: WeakKeyDictionary[nn.Module, set[Engine]] = WeakKeyDictionary()
@@ -48,7 +48,7 @@ def settle_engine(
     model: Model,
     shape_px: tuple[int, int],
     *,
-    library: str | None = None,
+    backend: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
     say: Say = lambda sentence: None,
@@ -60,7 +60,7 @@ def settle_engine(
     model : Model
     shape_px : (y, x)
         Of the images; only its class counts, powers of two up to 256 px.
-    library : str, optional
+    backend : str, optional
         "torch" or "openvino".
     threads, precision : int, str, optional
         Threads of the processor, "float32" or "bfloat16".
@@ -79,7 +79,7 @@ def settle_engine(
     ModelError
         No engine computes this model rightly.
     """
-    candidates = list_engines(library, threads, precision)
+    candidates = list_engines(backend, threads, precision)
     sides = [_size_class(n) for n in shape_px]
     asked = {
         "network": model.network,
@@ -91,7 +91,7 @@ def settle_engine(
         "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": version("torch"),
         "openvino": version("openvino") if load_openvino() else None,
-        "fixed": {"library": library, "threads": threads, "precision": precision},
+        "fixed": {"backend": backend, "threads": threads, "precision": precision},
     }
     tile = np.tile(model.tile, (2, 2))[: sides[0], : sides[1]]
     tried: set[Engine] = set()
@@ -129,7 +129,7 @@ def settle_engine(
 
 
 def list_engines(
-    library: str | None = None, threads: int | None = None, precision: str | None = None
+    backend: str | None = None, threads: int | None = None, precision: str | None = None
 ) -> list[Engine]:
     """Return the engines of this machine that have what is given.
 
@@ -138,12 +138,12 @@ def list_engines(
     Raises InputError where it is asked for and there is none.
     """
     device = find_device()
-    if library == "torch" or (library is None and device.type != "cpu"):
+    if backend == "torch" or (backend is None and device.type != "cpu"):
         return list_torch_engines(device, threads, precision)
     able = [p for p in openvino_precisions() if precision in (None, p)]
     processor = torch.device("cpu")
     compiled = [Engine(t, p, "openvino") for t in list_threads(processor, threads) for p in able]
-    if library is None:
+    if backend is None:
         return compiled + list_torch_engines(device, threads, precision)
     if not load_openvino():
         remedy = "Install it by pip install 'crosscope[openvino]', or choose the engine torch"

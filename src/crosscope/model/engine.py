@@ -1,4 +1,4 @@
-"""How a network is run on this machine: library, threads and precision, chosen by timing.
+"""How a network is run on this machine: backend, threads and precision, chosen by timing.
 
 More threads are not always faster: where another process is busy, two spinning threads were seven
 times slower than one.  And bfloat16 halves the time on processors that have it, and is slow on
@@ -27,15 +27,15 @@ class Engine:
 
     threads: int
     precision: str
-    library: str = "torch"
+    backend: str = "torch"
 
     def __str__(self) -> str:
         counted = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.library}, {self.precision}, {counted}"
+        return f"{self.backend}, {self.precision}, {counted}"
 
     def run(self, network: nn.Module, x: Tensor) -> Tensor:
         """Apply a network with PyTorch; what it returns is float32."""
-        assert self.library == "torch", self
+        assert self.backend == "torch", self
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             result: Tensor = network(x)

@@ -36,7 +36,7 @@ _READY: WeakKeyDictionary[nn.Module, dict[Engine, Run]] = WeakKeyDictionary()
 
 def ready(engine: Engine, network: nn.Module) -> Run:
     """Return what `prepare` does, kept while the network lives: its weights must not change."""
-    if engine.library == "torch" and find_device().type == "cpu":
+    if engine.backend == "torch" and find_device().type == "cpu":
         return prepare(engine, network)  # takes no time; kept, it would hold the network
     kept = _READY.setdefault(network, {})
     if engine not in kept:
@@ -52,7 +52,7 @@ def prepare(engine: Engine, network: nn.Module) -> Run:
 
     Raises ImportError or RuntimeError where OpenVINO is not there or cannot do it.
     """
-    if engine.library == "openvino":
+    if engine.backend == "openvino":
         return _compile(engine, network)
     if find_device().type == "cuda":
         return _Graphs(engine, network)

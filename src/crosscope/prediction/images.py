@@ -12,7 +12,7 @@ from jaxtyping import Num
 from crosscope.data.errors import DomainError, ImageError, InputError, ModelError
 from crosscope.data.images import Channel, Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
-from crosscope.model.choice import LIBRARIES, settle_engine
+from crosscope.model.choice import BACKENDS, settle_engine
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.tiling import TILE_PX, sharpen
@@ -85,7 +85,7 @@ class PredictionPlan:
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             "precision must be float32 or bfloat16": self.precision
             in (None, "float32", "bfloat16"),
-            "engine must be torch or openvino": self.engine in (None, *LIBRARIES),
+            "engine must be torch or openvino": self.engine in (None, *BACKENDS),
             "exact tiles need the engine torch": not self.exact or self.engine != "openvino",
         }
         for rule, holds in rules.items():
@@ -319,7 +319,7 @@ def fastest_engine(
     return settle_engine(
         model,
         (height, width),
-        library="torch" if plan.exact else plan.engine,
+        backend="torch" if plan.exact else plan.engine,
         threads=plan.threads,
         precision=plan.precision,
         say=say,
@@ -334,4 +334,4 @@ def settle(
 ) -> PredictionPlan:
     """Return the plan with its engine, by measurement where it is left open."""
     engine = fastest_engine(model, image, plan=plan, say=say)
-    return replace(plan, engine=engine.library, threads=engine.threads, precision=engine.precision)
+    return replace(plan, engine=engine.backend, threads=engine.threads, precision=engine.precision)

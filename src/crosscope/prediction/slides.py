@@ -201,7 +201,7 @@ def predict_slide(
                 "input": [image.name, digest, list(image.pixels.shape), str(image.pixels.dtype)],
                 "models": hashes,
                 "plan": {key: value for key, value in asdict(plan).items() if value is not None},
-                "versions": {n: version_of(n) for n in ("crosscope", plan.settled.library)},
+                "versions": {n: version_of(n) for n in ("crosscope", plan.settled.backend)},
             }
 
         again = _with_engine_of(plan, earlier)

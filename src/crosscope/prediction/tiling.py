@@ -90,7 +90,7 @@ def make_sharpener(
     network, reach = network or model.generator, model.reach
     halo_px = reach.rounded_px if engine.precision == "bfloat16" else reach.halo_px
     if exact:
-        assert engine.library == "torch", "other libraries' kernels depend on the shape"
+        assert engine.backend == "torch", "other libraries' kernels depend on the shape"
         halo_px = reach.exact_px
     return Sharpener(
         network=network,
