@@ -19,7 +19,17 @@ from crosscope.terminal.commands import app
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "crosscope"
 MODULES = sorted(SRC.rglob("*.py"))
-ROOMS = ["data", "deconvolution", "metrics", "model", "optics", "prediction", "report", "terminal"]
+ROOMS = [
+    "data",
+    "deconvolution",
+    "metrics",
+    "model",
+    "optics",
+    "prediction",
+    "quality",
+    "report",
+    "terminal",
+]
 DATA = [
     "background",
     "cores",

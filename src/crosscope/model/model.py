@@ -78,6 +78,9 @@ class Model:
     card : mapping
         What it was made for and how well it does, for those who did not train it themselves:
         "source", "target", "sample", "trained_on", "figures", "limits", "recipe".
+    certificate : mapping
+        What quality control measured after the training, one entry a part of it: "domain",
+        "forward", "claim", "quantities", "intervals". Empty where none was.
     sha256 : str or None
         Of the file it was loaded from or saved to.
     """
@@ -96,6 +99,7 @@ class Model:
     training: Mapping[str, Any] = field(default_factory=dict)
     log: tuple[Mapping[str, Any], ...] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
+    certificate: Mapping[str, Any] = field(default_factory=dict)
     tile: Float32[np.ndarray, "y x"] = field(default_factory=random_tile)
     sha256: str | None = None
 
@@ -132,6 +136,7 @@ class Model:
             "fields": [asdict(seen) for seen in self.fields],
             "training": self.training,
             "card": self.card,
+            "certificate": self.certificate,
             "parameters": self.parameters,
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
         }
@@ -200,6 +205,7 @@ class Model:
                 training=dict(card["training"]),
                 log=tuple(dict(json.loads(line)) for line in members["log.jsonl"].splitlines()),
                 card=dict(card["card"]),
+                certificate=dict(card.get("certificate", {})),
                 tile=tile,
                 sha256=sha256(path),
             )

@@ -1,0 +1,1 @@
+"""Model + image + output -> how far the output can be believed."""
