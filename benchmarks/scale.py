@@ -73,6 +73,8 @@ def main() -> None:
         result = asked.out / f"{name}.json"
         if result.exists() or (asked.only and not name.startswith(tuple(asked.only))):
             continue
+        if name != "start":  # here: what making them takes is not the child's
+            make_sources(asked.out, name)
         command = [sys.executable, __file__, str(asked.out), "--child", name]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result.write_text(found.stdout.splitlines()[-1])
@@ -87,22 +89,19 @@ def predict(out: Path, name: str) -> dict[str, Any]:
     """Predict once and return seconds, processor seconds and peak memory, this process's."""
     asked = jobs()[name]
     kind, workers = asked.get("kind", "tif"), asked.get("workers")
-    source = make_source(out, asked["side"], kind, asked.get("planes"))
+    source, first, few = make_sources(out, name)
     target = out / f"predicted.{kind}"
     model = cs.Model.load(MODEL)
     plan = cs.PredictionPlan(**{k: v for k, v in asked.items() if k == "tile_px"})
     small = asked["side"] <= SIDES[1] or "planes" in asked
     seconds, cpu_s = [], []
     # the first run chooses the engine
-    settled = cs.predict_files(
-        model, make_source(out, 512, "tif", None), target, overwrite=True, plan=plan
-    ).outputs[0]["plan"]
+    settled = cs.predict_files(model, first, target, overwrite=True, plan=plan).outputs[0]["plan"]
     plan = replace(plan, precision=settled["precision"], engine=settled["engine"])
     plan = replace(plan, threads=None if workers else settled["threads"])
     remove(target)
     with cs.connect(workers=workers) if workers else nullcontext() as cluster, Watch() as watch:
         if cluster:  # workers have imported and compiled before the clock starts
-            few = make_source(out, WARM_PX, kind, None)
             cs.predict_files(model, few, target, plan=plan, overwrite=True, cluster=cluster)
         for _ in range(ROUNDS if small else 1):
             began, cpu = time.perf_counter(), cpu_time()
@@ -157,6 +156,17 @@ class Watch:
         middle = len(self.seen_mib) // 2
         half = self.seen_mib[middle:] if which else self.seen_mib[:middle]
         return max(half, default=None)
+
+
+def make_sources(out: Path, name: str) -> tuple[Path, Path, Path]:
+    """Write what a job reads, once: its image, a small one, and one of its kind to warm up on."""
+    asked = jobs()[name]
+    kind = asked.get("kind", "tif")
+    return (
+        make_source(out, asked["side"], kind, asked.get("planes")),
+        make_source(out, 512, "tif", None),
+        make_source(out, WARM_PX, kind, None),
+    )
 
 
 def make_source(out: Path, side: int, kind: str, planes: int | None) -> Path:
