@@ -20,6 +20,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/registration.py
 	$(PY) benchmarks/real_registration.py
 	$(PY) benchmarks/engines.py
+	$(PY) benchmarks/paper_widths.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/measures.py
 	$(PY) benchmarks/systems.py systems

@@ -11,6 +11,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,7 +24,9 @@ import tifffile
 import zarr
 from jaxtyping import Num
 
+from crosscope.data.cores import count_cores
 from crosscope.data.errors import ImageError
+from crosscope.data.files import flush, take_place, unfinished_folder
 from crosscope.data.images import (
     ZLIB,
     Image,
@@ -117,6 +120,16 @@ def open_slide(path: Path) -> Slide:
             reason = "is a Nikon file, of which no parts can be read"
             raise ImageError(path, reason, "Save it as OME-TIFF or OME-Zarr")
         return _open_tiff(path)
+
+
+def slide_of(image: Image) -> Slide:
+    """Return an image in memory as what is read part by part."""
+    return Slide(
+        image=image.with_pixels(stand_in(image.pixels.shape, image.pixels.dtype)),
+        version=None,
+        read=lambda place, y, x: image.pixels[(*place, y, x)],
+        close=lambda: None,
+    )
 
 
 def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -443,6 +456,66 @@ def read_overview(canvas: Canvas, image: Image, *, most_px: int) -> Num[np.ndarr
 
 def _channel_at(image: Image, place: Place) -> int:
     return dict(zip(image.axes[:-2], place, strict=True)).get("c", 0)
+
+
+def deliver(canvas: Canvas, image: Image, output: Path, *, version: str) -> None:
+    """Finish a canvas and put it, or the BigTIFF made of it, in the place of the output."""
+    finish_canvas(canvas, image, version=version)
+    made = canvas.folder
+    if not is_zarr(output):
+        made = canvas.folder.with_name(f"image{output.suffix}")
+        write_tiff(canvas, image, made)
+        open_slide(made).close()  # a full disk can leave a TIFF without its end
+        flush(made)
+    take_place(made, output)
+
+
+def write_slide(
+    image: Image,
+    output: Path,
+    make: Callable[[Part], Num[np.ndarray, "y x"]],
+    *,
+    version: str,
+    tile_px: int,
+    overwrite: bool = False,
+    watch: Callable[[float], None] = lambda done: None,
+) -> None:
+    """Write an OME-Zarr or a BigTIFF with its pyramid, making its parts several at a time.
+
+    Parameters
+    ----------
+    image : Image
+        What is said of it; its pixels stand in.
+    output : Path
+    make : callable
+        From a part of the full resolution to its pixels; called by several threads.
+    version, tile_px
+        As `create_canvas`.
+    watch : callable
+        Told the part done, 0 to 1.
+    """
+    needed_bytes = image.pixels.size * image.pixels.dtype.itemsize * (4 / 3)
+    with unfinished_folder(output, overwrite=overwrite, needed_bytes=needed_bytes) as folder:
+        (folder / "image.zarr").mkdir(exist_ok=True)
+        canvas = create_canvas(
+            folder / "image.zarr",
+            image,
+            version=version,
+            tile_px=tile_px,
+            about={},
+            compressed=is_zarr(output),
+        )
+
+        def do(part: Part) -> None:
+            write_part(canvas, part, make(part))
+
+        with ThreadPoolExecutor(count_cores()) as pool:
+            parts = list(list_parts(canvas, 0))
+            for n, _ in enumerate(pool.map(do, parts)):
+                watch((n + 1) / len(parts))
+            for level in range(1, len(canvas.levels)):
+                list(pool.map(partial(reduce_part, canvas), list_parts(canvas, level)))
+        deliver(canvas, image, output, version=version)
 
 
 def write_tiff(canvas: Canvas, image: Image, path: Path) -> None:

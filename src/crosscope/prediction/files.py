@@ -5,13 +5,12 @@ Models of several channels give a colour composite, too: sharp.png beside sharp.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from crosscope.data.errors import CrosscopeError, ImageError, OutputError
+from crosscope.data.errors import CrosscopeError, DomainError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json, writing
 from crosscope.data.images import (
     Image,
@@ -21,7 +20,7 @@ from crosscope.data.images import (
     select_channel,
     write_image,
 )
-from crosscope.data.slides import is_slide, is_zarr
+from crosscope.data.slides import Slide, is_slide, is_zarr, open_slide, slide_of
 from crosscope.model.model import Model
 from crosscope.prediction.cluster import Cluster
 from crosscope.prediction.composite import PERCENTILES, Composite, draw_composite
@@ -36,10 +35,55 @@ from crosscope.prediction.images import (
 )
 from crosscope.prediction.slides import Made, Run, predict_slide
 
+Models = Mapping[str, Model] | Model
 _NAMES = (  # of an entry in the sidecar
     *("input", "output", "input_sha256", "model_sha256", "pixel_size_nm"),
     *("domain", "verdict", "reasons", "seconds"),
 )
+_PREDICTING = 0.8  # part of the time, where the output is inspected, too
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is to be thought of an image, or of what was made of it.
+
+    Attributes
+    ----------
+    domain : "inside", "near", "outside" or None
+        Whether the model was made for such images; None where nobody knows.
+    verdict : "good", "doubtful", "refused" or None
+        None where it was not judged.
+    reasons : tuple of str
+    numbers : mapping
+        What was measured, for the sidecar.
+    """
+
+    domain: str | None = None
+    verdict: str | None = None
+    reasons: tuple[str, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Inspector(Protocol):
+    """Judges an image before it is predicted, and what was made of it: `quality.inspection`."""
+
+    def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Judgement:
+        """Say whether the models were made for an image; raise DomainError where not."""
+
+    def inspect(
+        self,
+        models: Models,
+        image: Slide,
+        output: Slide,
+        plan: PredictionPlan,
+        *,
+        admitted: Judgement,
+        trust: Path,
+        by_parts: bool,
+        overwrite: bool,
+        watch: Callable[[float], None],
+    ) -> Judgement:
+        """Say how far an output can be believed, and write its trust map."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +109,25 @@ class Predicted:
     failures: list[Failure]
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all files of a call."""
+
+    models: Models
+    plan: PredictionPlan
+    overwrite: bool
+    inspector: Inspector | None
+
+
 def predict_files(
-    models: Mapping[str, Model] | Model,
+    models: Models,
     source: Path,
     output: Path,
     *,
     plan: PredictionPlan | None = None,
     overwrite: bool = False,
     cluster: Cluster | None = None,
+    inspector: Inspector | None = None,
     watch: Callable[[float], None] = lambda done: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Predicted:
@@ -84,6 +139,9 @@ def predict_files(
     sidecar last. With a model for each channel, every output has a colour composite beside it, of
     its name but for .png; the sidecar says how it shows them. `say` is told which engine was
     chosen, and why.
+
+    An `inspector` judges every image before and after, and writes a trust map: sharp.trust.tif
+    beside sharp.tif, of a folder trust/NAME in it.
 
     Raises
     ------
@@ -109,84 +167,121 @@ def predict_files(
         raise OutputError(output, f"lies in {source}, which must stay", "Choose another name")
     if not folder and not isinstance(models, Model):
         require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
+    if not folder and inspector:
+        require_free(trust_beside(output), overwrite=overwrite, inputs=[source])
+    work = _Work(models, plan, overwrite, inspector)
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
-        found = _predict_all(models, files_to, plan, overwrite, cluster, watch, say)
+        found = _predict_all(work, files_to, cluster, watch, say)
     else:
         run = cluster.run if cluster else None
-        found = [_predict_file(models, source, output, plan, overwrite, run, watch, say)]
+        found = [_predict_file(work, source, output, trust_beside(output), run, watch, say)]
     failures = [failure for failure in found if isinstance(failure, Failure)]
     outputs = [_entry_of(each) if isinstance(each, Failure) else each for each in found]
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
     return Predicted(outputs, failures)
 
 
+def trust_beside(output: Path) -> Path:
+    """Return where the trust map of an output lies: sharp.trust.ome.tif of sharp.ome.tif."""
+    name, dot, suffixes = output.name.rpartition(".ome.")
+    if not name:
+        name, dot, suffixes = output.name.rpartition(".")
+    return output.with_name(f"{name}.trust{dot}{suffixes}")
+
+
 def _predict_all(
-    models: Mapping[str, Model] | Model,
+    work: _Work,
     files_to: Sequence[tuple[Path, Path]],
-    plan: PredictionPlan,
-    overwrite: bool,
     cluster: Cluster | None,
     watch: Callable[[float], None],
     say: Callable[[str], None],
 ) -> list[dict[str, Any] | Failure]:
     """Predict files one after the other; once the engine is known, on a cluster where given."""
     found: list[dict[str, Any] | Failure] = []
-    for n, (file, to) in enumerate(files_to):
+    for n, file_to in enumerate(files_to):
+        plan = work.plan
         if cluster and plan.engine and plan.threads and plan.precision:
-            work = partial(_try_file, plan=plan, overwrite=overwrite)
-            return found + cluster.do_all(work, models, files_to[n:], watch)
+            return found + cluster.do_all(_try_file, work, files_to[n:], watch)
 
         def tell(done: float, n: int = n) -> None:
             watch((n + done) / len(files_to))
 
-        found.append(
-            _try_file(models, (file, to), plan=plan, overwrite=overwrite, watch=tell, say=say)
-        )
+        found.append(_try_file(work, file_to, watch=tell, say=say))
         if not isinstance(found[-1], Failure):  # what was measured for one holds for all
             engine = {name: found[-1]["plan"][name] for name in ("engine", "threads", "precision")}
-            plan = replace(plan, **engine)
+            work = replace(work, plan=replace(plan, **engine))
     return found
 
 
 def _try_file(
-    models: Mapping[str, Model] | Model,
+    work: _Work,
     file_to: tuple[Path, Path],
     *,
-    plan: PredictionPlan,
-    overwrite: bool,
     watch: Callable[[float], None] = lambda done: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any] | Failure:
+    file, to = file_to
     try:
-        return _predict_file(models, *file_to, plan, overwrite, None, watch, say)
+        return _predict_file(work, file, to, to.parent / "trust" / to.name, None, watch, say)
     except CrosscopeError as error:
-        return Failure(file_to[0], error)
+        return Failure(file, error)
 
 
 def _entry_of(failure: Failure) -> dict[str, Any]:
-    said = {"input": str(failure.path), "reasons": [str(failure.error)]}
+    said: dict[str, Any] = {"input": str(failure.path), "reasons": [str(failure.error)]}
+    if isinstance(failure.error, DomainError):
+        said |= {"domain": "outside", "verdict": "refused"}
     return dict.fromkeys(_NAMES) | said
 
 
 def _predict_file(
-    models: Mapping[str, Model] | Model,
+    work: _Work,
     source: Path,
     output: Path,
-    plan: PredictionPlan,
-    overwrite: bool,
+    trust: Path,
     run: Run | None,
     watch: Callable[[float], None],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     began = time.monotonic()
-    if run or is_slide(source) or is_zarr(output):
-        made = predict_slide(
-            models, source, output, plan=plan, overwrite=overwrite, run=run, watch=watch, say=say
-        )
-    else:
-        made = _predict_image(models, read_image(source), plan=plan, watch=watch, say=say)
-        write_image(made.result, output, overwrite=overwrite)
+    models, plan, overwrite, inspector = work.models, work.plan, work.overwrite, work.inspector
+    by_parts = bool(run) or is_slide(source) or is_zarr(output)
+    share = 1.0 if inspector is None else _PREDICTING
+
+    def predicting(done: float) -> None:
+        watch(share * done)
+
+    image = None if by_parts else read_image(source)
+    with slide_of(image) if image else open_slide(source) as slide:
+        judged = inspector.admit(models, slide, plan) if inspector else Judgement()
+        if image:
+            made = _predict_image(models, image, plan=plan, watch=predicting, say=say)
+            write_image(made.result, output, overwrite=overwrite)
+        else:
+            made = predict_slide(
+                models,
+                source,
+                output,
+                plan=plan,
+                overwrite=overwrite,
+                run=run,
+                watch=predicting,
+                say=say,
+            )
+        if inspector:
+            with slide_of(made.result) if image else open_slide(output) as result:
+                judged = inspector.inspect(
+                    models,
+                    slide,
+                    result,
+                    made.plan,
+                    admitted=judged,
+                    trust=trust,
+                    by_parts=by_parts,
+                    overwrite=overwrite,
+                    watch=lambda done: watch(share + (1 - share) * done),
+                )
     libraries = dict.fromkeys(("torch", made.plan.engine or "torch"))
     if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
@@ -199,18 +294,19 @@ def _predict_file(
         if isinstance(models, Model)
         else {name: model.sha256 for name, model in models.items()},
         "pixel_size_nm": made.result.pixel_size_nm,
-        "domain": made.fit.domain,
-        "verdict": None,
-        "reasons": [*made.fit.reasons, *made.remarks, *made.image.assumed],
+        "domain": judged.domain or made.fit.domain,
+        "verdict": judged.verdict,
+        "reasons": [*judged.reasons, *made.fit.reasons, *made.remarks, *made.image.assumed],
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(made.plan).items() if value is not None},
         "versions": {name: version(name) for name in ("crosscope", "numpy", *libraries)},
+        **({"quality": dict(judged.numbers)} if inspector else {}),
         **(_shown(made.composite, output) if made.composite else {}),
     }
 
 
 def _predict_image(
-    models: Mapping[str, Model] | Model,
+    models: Models,
     image: Image,
     *,
     plan: PredictionPlan,

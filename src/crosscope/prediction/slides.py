@@ -21,7 +21,7 @@ from jaxtyping import Float32, Num
 
 from crosscope.data.cores import count_cores
 from crosscope.data.errors import ImageError, OutputError
-from crosscope.data.files import flush, sha256, take_place, unfinished_folder
+from crosscope.data.files import sha256, unfinished_folder
 from crosscope.data.grids import resample_part, zoomed_shape
 from crosscope.data.images import Image, select_channel
 from crosscope.data.slides import (
@@ -31,7 +31,7 @@ from crosscope.data.slides import (
     Place,
     Slide,
     create_canvas,
-    finish_canvas,
+    deliver,
     is_written,
     is_zarr,
     list_parts,
@@ -42,7 +42,6 @@ from crosscope.data.slides import (
     reduce_part,
     stand_in,
     write_part,
-    write_tiff,
 )
 from crosscope.model.model import Model
 from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
@@ -233,20 +232,13 @@ def predict_slide(
                 tell = _within(watch, before, after)
                 (run or run_here)(job, tuple(named.values()), parts, tell)
             before = after
-        finish_canvas(canvas, result, version=version)
         composite = None
         if not isinstance(models, Model):
             overview = read_overview(canvas, result, most_px=MOST_PX)
             composite = draw_composite(_coarser(result, overview))
         one = chosen[0] if isinstance(models, Model) else image
         remarks = _find_empty(source, one, job.channels)
-        made = folder / "image.zarr"
-        if copied:
-            made = folder / f"image{output.suffix}"
-            write_tiff(canvas, result, made)
-            open_slide(made).close()  # a full disk can leave a TIFF without its end
-            flush(made)
-        take_place(made, output)
+        deliver(canvas, result, output, version=version)
     watch(1.0)
     image = image.with_pixels(image.pixels, sha256=digest)
     return Made(image, result, fit, plan, composite, remarks)
