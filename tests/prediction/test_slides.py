@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -264,7 +265,8 @@ def test_progress_never_goes_back(make_lively: MakeModel, tmp_path: Path) -> Non
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     """Let a function of the module be called so often, then have the user stop the run."""
-    done = getattr(prediction, name)
+    module = home_of(name)
+    done = getattr(module, name)
     left = [count]
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -273,7 +275,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
         left[0] -= 1
         return done(*arguments, **options)
 
-    monkeypatch.setattr(prediction, name, call)
+    monkeypatch.setattr(module, name, call)
+
+
+def home_of(name: str) -> ModuleType:
+    """Return the module that calls a function on the way to an output."""
+    return prediction if hasattr(prediction, name) else slides
 
 
 @pytest.mark.parametrize(
@@ -444,7 +451,7 @@ def test_what_is_replaced_stays_until_the_new_is_complete(
     with pytest.raises(OutputError, match="exists already"):
         predict_slide(model, source, out, plan=PLAN)
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, "take_place", 0)
+        stop_after(patch, "deliver", 0)
         with pytest.raises(KeyboardInterrupt):
             predict_slide(model, source, out, plan=PLAN, overwrite=True)
     assert hashes(out) == before
@@ -508,7 +515,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(
     make_lively: MakeModel, tmp_path: Path, name: str, output: str
 ) -> None:
     model, source = make_lively(), write(tmp_path / "a.tif", grey(150, 200))
-    done, calls = getattr(prediction, name), []
+    done, calls = getattr(home_of(name), name), []
 
     def full(*arguments: Any) -> None:
         calls.append(name)
@@ -519,7 +526,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(
         done(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, name, full)
+        patch.setattr(home_of(name), name, full)
         with pytest.raises(OutputError, match=r"No space left.*kept in .*b\.\w+\.unfinished"):
             predict_slide(model, source, tmp_path / output, plan=PLAN)
     assert names_in(tmp_path) == [f".{output}.unfinished", "a.tif"]
@@ -537,7 +544,7 @@ def test_a_tiff_that_was_not_written_whole_is_noticed(
         write_tiff(canvas, image, path)
         path.write_bytes(path.read_bytes()[:-2000])
 
-    monkeypatch.setattr(prediction, "write_tiff", cut)
+    monkeypatch.setattr(slides, "write_tiff", cut)
     with pytest.raises(ImageError):
         predict_slide(make_lively(), source, tmp_path / "b.tif", plan=PLAN)
     assert names_in(tmp_path) == ["a.tif"]

@@ -124,12 +124,14 @@ def open_slide(path: Path) -> Slide:
 
 def slide_of(image: Image) -> Slide:
     """Return an image in memory as what is read part by part."""
-    return Slide(
-        image=image.with_pixels(stand_in(image.pixels.shape, image.pixels.dtype)),
-        version=None,
-        read=lambda place, y, x: image.pixels[(*place, y, x)],
-        close=lambda: None,
-    )
+
+    def read(place: Place, y: slice, x: slice) -> Num[np.ndarray, "_y _x"]:
+        at: tuple[Any, ...] = (*place, y, x)
+        part: Num[np.ndarray, "_y _x"] = image.pixels[at]
+        return part
+
+    known = image.with_pixels(stand_in(image.pixels.shape, image.pixels.dtype))
+    return Slide(image=known, version=None, read=read, close=lambda: None)
 
 
 def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

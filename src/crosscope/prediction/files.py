@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from crosscope.data.errors import CrosscopeError, DomainError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json, writing
@@ -64,6 +64,7 @@ class Judgement:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Inspector(Protocol):
     """Judges an image before it is predicted, and what was made of it: `quality.inspection`."""
 
