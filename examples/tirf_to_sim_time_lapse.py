@@ -20,8 +20,8 @@ from scipy.spatial import KDTree
 
 import crosscope as cs
 from crosscope.metrics.spots import compare_spots, resolved_separation
+from crosscope.metrics.typical import typical_fwhm
 from crosscope.optics.misregistration import ALIGNED
-from crosscope.report.structures import typical_fwhm
 
 PITS, FILAMENTS = View("tirf-sim", "pits"), View("tirf-sim", "filaments")
 CLOSE_NM, CLOSE_BIN_NM = 120.0, 10.0  # two bins: 110 to 130 nm

@@ -6,16 +6,31 @@ K is a round kernel of sum 1, known by its transfer function. It is estimated on
 its training pairs, never from the image that is judged.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from scipy import fft
+from scipy.optimize import isotonic_regression
 
+from crosscope.data.background import measure_background
+from crosscope.data.errors import PairError
+from crosscope.data.registered import RegisteredPair
+from crosscope.deconvolution import FWHM_PER_SIGMA
+from crosscope.metrics.decorrelation import measure_decorrelation
+from crosscope.metrics.typical import typical_fwhm
 from crosscope.quality.noise import Noise
 
 FREQUENCIES = 65
 """Places at which the transfer function is known, 0 to 0.5 cycles per pixel of the target."""
+BLOCKS = 3.5
+"""A width of the source's finest structure is so many blocks, at least."""
+_FINE = 0.45  # cycles per pixel from which on a target holds noise alone
+_LOW = 7  # rings from which the gain is extrapolated to frequency 0
+_SEEN = 0.1  # of the power at the lowest frequencies: where K is known at all
 
 
 @dataclass(frozen=True)
@@ -31,9 +46,12 @@ class Forward:
     zero, background : float
         Grey levels of nothing in the target and in the source.
     mismatch : float
-        What the model of the blur leaves, as a share of the expected light: a standard deviation.
+        What the model of the blur leaves in a good output, as a share of the expected light: a
+        standard deviation.
     target_fwhm_px : float
         Width of the finest structure of the targets.
+    zoom : float
+        Pixels of the target per pixel of the source.
     noise : Noise
         Of a source pixel, as it was taken.
     """
@@ -44,13 +62,147 @@ class Forward:
     background: float
     mismatch: float
     target_fwhm_px: float
+    zoom: float
     noise: Noise
 
-    def apply(self, target: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
-        """Return the source that a target means, on the same grid; mirrored beyond the border."""
-        waves = fft.dctn(target.astype(np.float32) - np.float32(self.zero), norm="ortho")
-        y, x = (np.arange(n) / (2 * n) for n in target.shape)
+    @property
+    def source_fwhm_px(self) -> float:
+        """Width of the source's finest structure, on the target's grid."""
         known = np.linspace(0, 0.5, FREQUENCIES)
-        waves *= np.interp(np.hypot(y[:, None], x), known, self.transfer, right=0.0)
-        blurred: Float[np.ndarray, "y x"] = fft.idctn(waves, norm="ortho")
-        return self.gain * blurred + self.background
+        half = float(np.interp(-0.5, -np.array(self.transfer), known))  # falls
+        blur_px = FWHM_PER_SIGMA * math.sqrt(math.log(2) / 2) / math.pi / max(half, 1e-3)
+        return math.hypot(self.target_fwhm_px, blur_px)
+
+    @property
+    def block_px(self) -> int:
+        """Side of the blocks in which input and output are compared: a source pixel or more."""
+        return max(math.ceil(self.zoom - 0.01), int(self.source_fwhm_px / BLOCKS), 1)
+
+    def apply(
+        self, target: Float[np.ndarray, "y x"], *, block_px: int = 1
+    ) -> Float[np.ndarray, "y x"]:
+        """Return the source that a target means, on the same grid; mirrored beyond the border.
+
+        The target may be given by the means of blocks of so many pixels: the source comes as such.
+        """
+        waves = fft.dctn(target.astype(np.float32) - np.float32(self.zero), norm="ortho")
+        y, x = (np.arange(n, dtype=np.float32) / (2 * n * block_px) for n in target.shape)
+        known = np.linspace(0, 0.5, FREQUENCIES, dtype=np.float32)
+        radius = np.sqrt(np.square(y)[:, None] + np.square(x))
+        transfer = np.array(self.transfer, dtype=np.float32)
+        waves *= np.interp(radius, known, transfer, right=0.0).astype(np.float32)
+        blurred: Float[np.ndarray, "y x"] = fft.idctn(waves, norm="ortho", overwrite_x=True)
+        blurred *= np.float32(self.gain)
+        blurred += np.float32(self.background)
+        return blurred
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return asdict(self) | {"transfer": [round(value, 6) for value in self.transfer]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Forward":
+        """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
+        names = ("gain", "zero", "background", "mismatch", "target_fwhm_px", "zoom")
+        numbers = {name: float(value[name]) for name in names}
+        transfer = tuple(float(each) for each in value["transfer"])
+        if len(transfer) != FREQUENCIES or not all(
+            map(math.isfinite, [*transfer, *numbers.values()])
+        ):
+            raise ValueError("the blur between the modalities is damaged")
+        if min(numbers[name] for name in ("gain", "target_fwhm_px", "zoom")) <= 0:
+            raise ValueError("gain, width and zoom must be above 0")
+        return cls(transfer=transfer, noise=Noise.from_json(value["noise"]), **numbers)
+
+
+def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward:
+    """Estimate the blur from registered pairs; noise and mismatch are left open.
+
+    Parameters
+    ----------
+    pairs : sequence of RegisteredPair
+        The training pairs: one is enough, and nothing but structure is needed.
+    zoom : float
+        Target pixels per raw source pixel.
+
+    Notes
+    -----
+    K is the cross-spectrum of source and target over the target's power, less the power of its
+    white noise, in rings of frequency under a Hann window, made to fall with the frequency by
+    isotonic regression. Where the target has no power K is 0.
+
+    Raises
+    ------
+    PairError
+        The sources show nothing of their targets.
+    """
+    rings = np.linspace(0, 0.5, FREQUENCIES)
+    cross, power, count = (np.zeros(FREQUENCIES) for _ in range(3))
+    for pair in pairs:
+        source, target = (image.pixels.astype(np.float64) for image in (pair.source, pair.target))
+        frequency = np.hypot(fft.fftfreq(target.shape[0])[:, None], fft.rfftfreq(target.shape[1]))
+        waves = [_windowed(image) for image in (source, target)]
+        which = np.rint(frequency * (2 * (FREQUENCIES - 1))).astype(int)
+        inside = which < FREQUENCIES
+        for sums, values in (
+            (cross, (waves[0] * waves[1].conj()).real),
+            (power, np.abs(waves[1]) ** 2),
+            (count, np.ones_like(frequency)),
+        ):
+            sums += np.bincount(which[inside], values[inside], FREQUENCIES)
+    noise_power = power[rings > _FINE].sum() / count[rings > _FINE].sum()
+    signal = power - noise_power * count
+    low = np.arange(1, _LOW)  # the window spreads the mean over ring 0
+    if not (cross[low].min() > 0 and signal[low].min() > 0):
+        reason = "no source shows anything of its target"
+        raise PairError("blur between the pairs", reason, "Check that the images belong together")
+    # near 0 every blur is a Gaussian: ln K = -c f^2
+    ratio = np.log(cross[low] / signal[low])
+    gain = math.exp(np.polyfit(rings[low] ** 2, ratio, 1, w=np.sqrt(count[low]))[1])
+    seen = np.logical_and.accumulate(signal > _SEEN * noise_power * count)
+    ratio = np.where(seen, cross / np.where(seen, signal, 1.0), 0.0) / gain
+    weights = np.maximum(signal, 1e-9 * signal[1])
+    falling = isotonic_regression(ratio[1:], weights=weights[1:], increasing=False)
+    transfer = np.clip(np.concatenate([[1.0], falling.x]), 0.0, 1.0)
+    zero = float(np.median([measure_background(pair.target.pixels).level for pair in pairs]))
+    means = [[float(np.mean(i.pixels)) for i in (p.source, p.target)] for p in pairs]
+    background = float(np.median([source - gain * (target - zero) for source, target in means]))
+    targets = [pair.target.pixels.astype(np.float32) for pair in pairs]
+    return Forward(
+        transfer=tuple(transfer.tolist()),
+        gain=gain,
+        zero=zero,
+        background=background,
+        mismatch=0.0,
+        target_fwhm_px=_finest_px(targets),
+        zoom=zoom,
+        noise=Noise(0.0, 1.0, background),
+    )
+
+
+def in_blocks(pixels: Num[np.ndarray, "y x"], block_px: int) -> Float[np.ndarray, "v u"]:
+    """Return the means of blocks; those at the border repeat the last pixels."""
+    if block_px == 1:
+        return pixels.astype(np.float32)
+    missing = [(0, -n % block_px) for n in pixels.shape]
+    whole = np.pad(pixels, missing, mode="edge") if any(n for _, n in missing) else pixels
+    v, u = (n // block_px for n in whole.shape)
+    rows = whole.astype(np.float32).reshape(v, block_px, u * block_px).sum(axis=1)
+    sums: Float[np.ndarray, "v u"] = rows.reshape(v, u, block_px).sum(axis=2)
+    return sums / np.float32(block_px**2)
+
+
+def _windowed(image: Float[np.ndarray, "y x"]) -> Num[np.ndarray, "y _"]:
+    window = np.outer(np.hanning(image.shape[0]), np.hanning(image.shape[1]))
+    waves: Num[np.ndarray, "y _"] = fft.rfft2((image - np.average(image, weights=window)) * window)
+    return waves
+
+
+def _finest_px(targets: Sequence[Float[np.ndarray, "_y _x"]]) -> float:
+    """Return the width of the targets' spots; without spots the finest period; else 2 px."""
+    fwhm_px = typical_fwhm(targets)
+    if fwhm_px is not None:
+        return fwhm_px
+    periods = [measure_decorrelation(target).period_px for target in targets]
+    known = [period for period in periods if period is not None]
+    return float(np.median(known)) if known else 2.0

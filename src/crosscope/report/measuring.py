@@ -20,7 +20,7 @@ from crosscope.metrics.psf import fit_spots, half_maximum_widths
 from crosscope.metrics.spectrum import radial_spectrum
 from crosscope.metrics.spots import compare_spots
 from crosscope.metrics.squirrel import measure_squirrel
-from crosscope.report.structures import places_of, typical_fwhm
+from crosscope.metrics.typical import places_of, typical_fwhm
 
 Grey = Float[np.ndarray, "y x"]
 Table = Mapping[str, Shaped[np.ndarray, " _n"]]
