@@ -76,6 +76,10 @@ if TYPE_CHECKING:
     from crosscope.prediction.images import fastest_engine as fastest_engine
     from crosscope.prediction.images import predict as predict
     from crosscope.prediction.images import predict_channels as predict_channels
+    from crosscope.quality.certificate import certify as certify
+    from crosscope.quality.inspection import Inspector as Inspector
+    from crosscope.quality.inspection import Verdict as Verdict
+    from crosscope.quality.inspection import check as check
     from crosscope.report.evaluation import Report as Report
     from crosscope.report.evaluation import evaluate as evaluate
     from crosscope.report.evaluation import read_truth as read_truth
@@ -105,6 +109,8 @@ _HOMES = {
     "prediction.cluster": "Cluster connect",
     "prediction.files": "predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
+    "quality.certificate": "certify",
+    "quality.inspection": "Inspector Verdict check",
     "report.evaluation": "Report evaluate read_truth",
     "report.measuring": "Measurement measure",
 }

@@ -40,13 +40,20 @@ class PaperGenerator(nn.Module):
                 nn.init.trunc_normal_(convolution.weight, std=std)
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
+    def encode(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b c v u"]:
+        """Return the bottleneck, y_0."""
+        return self._down(x)[0]
+
+    def _down(self, x: Float[Tensor, "b 1 y x"]) -> tuple[Float[Tensor, "b c v u"], list[Tensor]]:
         skips = []
         for block in self.down:
             x = pad_channels(x, block[-2].out_channels) + block(x)  # type: ignore[index]
             skips.append(x)  # b 64 y x, b 128 y/2 x/2, b 256 y/4 x/4, b 512 y/8 x/8
             x = F.avg_pool2d(x, 2)
-        y = lrelu(self.centre(x))  # b 512 y/16 x/16
+        return lrelu(self.centre(x)), skips  # b 512 y/16 x/16
+
+    def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
+        y, skips = self._down(x)
         for block, skip in zip(self.up, reversed(skips), strict=True):
             y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
             y = block(torch.cat((skip, y), dim=1))  # b 256 y/8 x/8 ... b 32 y x
@@ -97,6 +104,12 @@ class FastGenerator(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
         return x + self.change(x).float()
+
+    def encode(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b c v u"]:
+        """Return the bottleneck."""
+        x1 = self.down1(self.first(F.pixel_unshuffle(x, 2)))
+        deepest: Tensor = self.centre(self.shrink2(self.down2(self.shrink1(x1))))
+        return deepest  # b 128 y/8 x/8
 
     def change(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
         """U(x)."""

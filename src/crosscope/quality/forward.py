@@ -28,6 +28,7 @@ FREQUENCIES = 65
 """Places at which the transfer function is known, 0 to 0.5 cycles per pixel of the target."""
 BLOCKS = 3.5
 """A width of the source's finest structure is so many blocks, at least."""
+_BORDER = 1.5  # in widths of the source's finest structure
 _FINE = 0.45  # cycles per pixel from which on a target holds noise alone
 _LOW = 7  # rings from which the gain is extrapolated to frequency 0
 _SEEN = 0.1  # of the power at the lowest frequencies: where K is known at all
@@ -77,6 +78,11 @@ class Forward:
     def block_px(self) -> int:
         """Side of the blocks in which input and output are compared: a source pixel or more."""
         return max(math.ceil(self.zoom - 0.01), int(self.source_fwhm_px / BLOCKS), 1)
+
+    @property
+    def border(self) -> int:
+        """Blocks along an image's border where light from beyond it may shine in."""
+        return math.ceil(_BORDER * self.source_fwhm_px / self.block_px)
 
     def apply(
         self, target: Float[np.ndarray, "y x"], *, block_px: int = 1

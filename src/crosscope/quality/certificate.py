@@ -1,0 +1,78 @@
+"""Model + its training pairs -> the model with its certificate: what it can be trusted with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from crosscope.data.errors import PairError
+from crosscope.data.registered import RegisteredPair
+from crosscope.model.engine import Engine
+from crosscope.model.model import Model
+from crosscope.prediction.tiling import sharpen
+from crosscope.quality.disagreement import learn_usual
+from crosscope.quality.domain import learn_domain
+from crosscope.quality.reblur import add_up, learn_forward, make_reblurrer
+
+ENGINE = Engine(1, "float32")
+
+
+def certify(
+    model: Model,
+    pairs: Sequence[RegisteredPair],
+    *,
+    watch: Callable[[float], None] = lambda done: None,
+) -> Model:
+    """Measure what quality control needs to know, on the pairs that a model was trained with.
+
+    Parameters
+    ----------
+    model : Model
+    pairs : sequence of RegisteredPair
+        The pairs that it was trained on, those for validation too; at least one.
+    watch : callable
+        Told the part done, 0 to 1.
+
+    Returns
+    -------
+    Model
+        With `certificate`: "domain" (what its images look like), "forward" (how the target is
+        blurred to the source, and the detector's noise), "agreement" (how well inputs and outputs
+        agree, of each field) and "twin" (how far it usually is from its regression twin).
+
+    Raises
+    ------
+    PairError
+        There is no pair, or the sources show nothing of their targets.
+    """
+    if not pairs:
+        raise PairError("certificate", "there are no pairs to measure it on", "Give the training's")
+    sources = [pair.source.pixels for pair in pairs]
+    outputs, twins = [], []
+    for n, source in enumerate(sources):
+        outputs.append(sharpen(model, source[None], engine=ENGINE)[0])
+        if model.twin:
+            twins.append(sharpen(model, source[None], engine=ENGINE, network=model.twin)[0])
+        watch(0.8 * (n + 1) / len(sources))
+    zoom = float(
+        np.sqrt(np.prod(np.divide(model.source_pixel_size_nm, model.target_pixel_size_nm)))
+    )
+    forward = learn_forward(pairs, outputs, zoom=zoom)
+    agreement = []
+    for source, output in zip(sources, outputs, strict=True):
+        reblurrer = make_reblurrer(forward, [source], [output], registered=True)
+        compared = reblurrer.compare(source, output)
+        inner = [slice(forward.border, n - forward.border) for n in compared.z.shape]
+        if all(part.stop > part.start for part in inner):
+            sums = add_up(compared, inner[0], inner[1])
+            agreement.append({"chi_square": sums.chi_square, "beyond_share": sums.beyond_share})
+    domain = learn_domain(model.generator, sources, model.source_scaling)
+    watch(1.0)
+    certificate = {
+        "domain": domain.to_json(),
+        "forward": forward.to_json(),
+        "agreement": agreement,
+    }
+    if twins:
+        certificate["twin"] = learn_usual(outputs, twins, forward).to_json()
+    return replace(model, certificate=certificate)

@@ -1,0 +1,98 @@
+"""Output + what a sister network makes of the same input -> where the two disagree.
+
+The twin has learnt the same without a discriminator: what only the adversarial model shows is of
+its taste, not of the data. It sees what the re-blur check cannot, one bead or two under the
+source's width.
+
+    d = G * (output - twin) / sqrt(floor^2 + (share G * light)^2)
+
+G is a spot as wide as the target's finest structure; floor and share are what is usual on training
+fields, so that d is in standard deviations.
+
+Xie et al., DeSRA, arXiv 2307.02457 (2023).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+from scipy import ndimage
+
+from crosscope.deconvolution import FWHM_PER_SIGMA
+from crosscope.quality.forward import Forward
+
+_BRIGHT = 0.25  # of the brightest: where the share is measured
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How far a model is from its twin where both are right.
+
+    Attributes
+    ----------
+    floor : float
+        Standard deviation without light, target grey values.
+    share : float
+        The same of bright structures, as a share of their light.
+    zero : float
+        Target grey level of no light.
+    sigma_px : float
+        Of G.
+    """
+
+    floor: float
+    share: float
+    zero: float
+    sigma_px: float
+
+    @property
+    def halo_px(self) -> int:
+        """How far around a part must be read."""
+        return math.ceil(3 * self.sigma_px)
+
+    def disagreement(
+        self, output: Float[np.ndarray, "y x"], twin: Float[np.ndarray, "y x"]
+    ) -> Float32[np.ndarray, "y x"]:
+        """Return d of two images, target grey values."""
+        sigma = self.sigma_px
+        difference = ndimage.gaussian_filter(output - twin, sigma, truncate=3.0)
+        light = ndimage.gaussian_filter(np.maximum(output, twin) - self.zero, sigma, truncate=3.0)
+        usual = np.sqrt(self.floor**2 + np.square(self.share * light))
+        return (difference / usual).astype(np.float32)
+
+    def to_json(self) -> dict[str, float]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Usual":
+        """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
+        found = cls(*(float(value[name]) for name in ("floor", "share", "zero", "sigma_px")))
+        if not (
+            min(found.floor, found.sigma_px) > 0 and all(map(math.isfinite, asdict(found).values()))
+        ):
+            raise ValueError("what is usual between a model and its twin must be above 0")
+        return found
+
+
+def learn_usual(
+    outputs: Sequence[Float[np.ndarray, "_y _x"]],
+    twins: Sequence[Float[np.ndarray, "_y _x"]],
+    forward: Forward,
+) -> Usual:
+    """Measure what is usual on training fields."""
+    sigma_px = forward.target_fwhm_px / FWHM_PER_SIGMA
+    plain = Usual(1.0, 0.0, forward.zero, sigma_px)
+    both = zip(outputs, twins, strict=True)
+    difference = np.concatenate([plain.disagreement(*each).ravel() for each in both])
+    smooth = (ndimage.gaussian_filter(output, sigma_px, truncate=3.0) for output in outputs)
+    light = np.concatenate([image.ravel() for image in smooth]) - forward.zero
+    bright = light > _BRIGHT * np.quantile(light, 0.999)
+    dark = light <= np.median(light)
+    floor = math.sqrt(float(np.mean(np.square(difference[dark])))) + 1e-6
+    excess = np.mean(np.square(difference[bright])) - floor**2
+    share = math.sqrt(max(0.0, float(excess / np.mean(np.square(light[bright])))))
+    return Usual(floor, share, forward.zero, sigma_px)

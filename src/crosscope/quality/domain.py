@@ -1,0 +1,304 @@
+"""Image -> was the model made for such images? inside, near or outside, and why.
+
+The mean features of some crops spread over the image are compared with those of the training
+fields: by Mahalanobis's distance, for classical features and for what the generator's bottleneck
+makes of the crops. How far a field of the same kind may be is what each training field is from all
+others.
+
+P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Num
+from torch import nn
+
+from crosscope.data.sampling import Scaling
+from crosscope.quality.features import CROP_PX, NAMES, measure_features
+
+CROPS, DEEP_CROPS = 16, 4
+"""How many crops of an image are looked at, and by the network."""
+DEEP = 8
+"""Components of the bottleneck that are kept."""
+NEAR, OUTSIDE = 1.15, 1.5
+"""Distances, of the largest that a field of the same kind has, beyond which an image is so."""
+COUNTS = (1, 4, 16)
+"""Numbers of crops for which that largest distance is known."""
+_SATURATED = 0.01  # of the bright pixels
+_SHRINK = 0.1  # of the covariance towards its diagonal
+_ALONE = 1.5  # times farther, where one field only is known
+_LEAST_RATIO = 1.1  # that is worth a word
+_SPOKEN = {
+    "width": ("the structures are {} times {} than in training", "wider", "finer"),
+    "density": ("bright structures cover {} times {} area", "more", "less"),
+    "percentile 99.9": ("the brightest structures have {} times {} light", "more", "less"),
+    "band 26 to 32": ("the noise has {} times {} power", "more", "less"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Where the features of training crops lie.
+
+    Attributes
+    ----------
+    centre : (f,)
+    whiten : (f, f)
+        What makes the crops' features independent and of variance 1.
+    reach : tuple of float
+        The largest distance of a training field from the others, by `COUNTS` of crops.
+    """
+
+    centre: Float[np.ndarray, " f"]
+    whiten: Float[np.ndarray, "f f"]
+    reach: tuple[float, ...]
+
+    def distance(self, values: Float[np.ndarray, "n f"]) -> float:
+        """Return how far the mean of n crops is, 1 being as far as a training field may be."""
+        far = float(np.linalg.norm(self.whiten @ (values.mean(axis=0) - self.centre)))
+        allowed = np.exp(np.interp(math.log(len(values)), np.log(COUNTS), np.log(self.reach)))
+        return far / float(allowed)
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """What a model was made for.
+
+    Attributes
+    ----------
+    classical, deep : Cloud
+    project : (d, c)
+        From the bottleneck's pooled channels, less `middle`, to the components that are kept.
+    middle : (c,)
+    """
+
+    classical: Cloud
+    deep: Cloud
+    project: Float[np.ndarray, "d c"]
+    middle: Float[np.ndarray, " c"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        clouds = {"classical": self.classical, "deep": self.deep}
+        found: dict[str, Any] = {
+            name: {
+                "centre": _rounded(cloud.centre),
+                "whiten": _rounded(cloud.whiten),
+                "reach": list(cloud.reach),
+            }
+            for name, cloud in clouds.items()
+        }
+        arrays = {"project": _rounded(self.project), "middle": _rounded(self.middle)}
+        return found | arrays | {"features": list(NAMES)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Domain":
+        """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
+        if tuple(value["features"]) != NAMES:
+            raise ValueError("the features are those of another version")
+        project, middle = (np.array(value[name], np.float64) for name in ("project", "middle"))
+        clouds = [_cloud_of(value[name]) for name in ("classical", "deep")]
+        sizes = len(clouds[0].centre), len(clouds[1].centre) - 1
+        if sizes != (len(NAMES), len(project)) or project.shape[1:] != middle.shape:
+            raise ValueError("the features' numbers don't fit each other")
+        if not (np.isfinite(project).all() and np.isfinite(middle).all()):
+            raise ValueError("the features' numbers are not finite")
+        return cls(clouds[0], clouds[1], project, middle)
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """Whether an image is of the kind that a model was trained on.
+
+    Attributes
+    ----------
+    domain : "inside", "near" or "outside"
+    distance : float
+        1 is as far as a field of the training's kind may be.
+    signal : bool
+        Whether the image shows anything but noise; without it nothing else is judged.
+    reasons : tuple of str
+    """
+
+    domain: str
+    distance: float
+    signal: bool
+    reasons: tuple[str, ...]
+
+
+def learn_domain(
+    generator: nn.Module, sources: Sequence[Num[np.ndarray, "_y _x"]], scaling: Scaling
+) -> Domain:
+    """Learn the kind of image from a model's training fields.
+
+    Parameters
+    ----------
+    generator : nn.Module
+    sources : sequence of (y, x)
+        On the network's grid, grey values; one is enough, though more tell what may vary.
+    scaling : Scaling
+    """
+    fields = [
+        scaling.apply(np.stack([source[at] for at in place_crops(source.shape)]))
+        for source in sources
+    ]
+    classical, deep = [], []
+    pooled = [pool_bottleneck(generator, crops) for crops in fields]
+    middle = np.concatenate(pooled).mean(axis=0)
+    _, _, components = np.linalg.svd(np.concatenate(pooled) - middle, full_matrices=False)
+    project = components[:DEEP]
+    for crops, channels in zip(fields, pooled, strict=True):
+        features = measure_features(crops)
+        if features.signal.any():
+            classical.append(features.values[features.signal])
+            deep.append(_deep(channels[features.signal], project, middle))
+    if not classical:  # nothing but noise: everything is alike
+        classical = [measure_features(crops).values for crops in fields]
+        deep = [_deep(channels, project, middle) for channels in pooled]
+    return Domain(_make_cloud(classical), _make_cloud(deep), project, middle)
+
+
+def judge_domain(
+    generator: nn.Module,
+    domain: Domain,
+    crops: Num[np.ndarray, "n y x"],
+    scaling: Scaling,
+    *,
+    saturated: float = 0.0,
+) -> Belonging:
+    """Compare some crops of an image with the training fields.
+
+    Parameters
+    ----------
+    generator : nn.Module
+    domain : Domain
+    crops : (n, y, x)
+        On the network's grid, grey values; spread over the image.
+    scaling : Scaling
+        Of the source, by the image's own offset where that was given.
+    saturated : float
+        Part of the raw image's bright pixels that is cut off: see `saturated_share`.
+    """
+    scaled = scaling.apply(crops)
+    features = measure_features(scaled)
+    if not features.signal.any():
+        return Belonging("inside", 0.0, False, ("no signal: it shows nothing but noise",))
+    seen = np.flatnonzero(features.signal)
+    values = features.values[seen]
+    few = scaled[seen[np.linspace(0, len(seen) - 1, min(DEEP_CROPS, len(seen))).astype(int)]]
+    deep = _deep(pool_bottleneck(generator, few), domain.project, domain.middle)
+    distances = [domain.classical.distance(values), domain.deep.distance(deep)]
+    reasons = _reasons(domain.classical, values) if max(distances) > NEAR else ()
+    if saturated:
+        distances.append(OUTSIDE * (saturated / _SATURATED))
+        reasons += (
+            f"{saturated:.1%} of its bright pixels share the highest grey value: saturated",
+        )
+    distance = max(distances)
+    where = "outside" if distance > OUTSIDE else "near" if distance > NEAR else "inside"
+    return Belonging(where, distance, True, reasons)
+
+
+def place_crops(shape: tuple[int, int], count: int = CROPS) -> Iterator[tuple[slice, slice]]:
+    """Yield where up to so many crops of `CROP_PX` lie, spread evenly; a smaller image is one."""
+    most = max(1, math.isqrt(count))
+    rows, columns = (
+        np.linspace(0, max(0, n - CROP_PX), min(most, max(1, n // CROP_PX))).round().astype(int)
+        for n in shape
+    )
+    for y in rows.tolist():
+        for x in columns.tolist():
+            yield slice(y, min(y + CROP_PX, shape[0])), slice(x, min(x + CROP_PX, shape[1]))
+
+
+@torch.inference_mode()
+def pool_bottleneck(
+    generator: nn.Module, crops: Float32[np.ndarray, "n y x"]
+) -> Float[np.ndarray, "n c"]:
+    """Return the means over each crop of the channels in the generator's bottleneck."""
+    height, width = (n - n % int(generator.stride) for n in crops.shape[1:])  # type: ignore[arg-type]
+    x = torch.from_numpy(np.ascontiguousarray(crops[:, None, :height, :width]))
+    x = x.to(next(generator.parameters()).device)
+    pooled: Float[np.ndarray, "n c"]
+    deepest = generator.encode(x)  # type: ignore[operator]
+    pooled = deepest.abs().mean(dim=(2, 3)).cpu().numpy().astype(np.float64)
+    return np.log(pooled + 1e-6)
+
+
+def _deep(
+    pooled: Float[np.ndarray, "n c"],
+    project: Float[np.ndarray, "d c"],
+    middle: Float[np.ndarray, " c"],
+) -> Float[np.ndarray, "n d"]:
+    """Return the components that are kept, and how much is left beside them."""
+    centred = pooled - middle
+    kept = centred @ project.T
+    left = np.sqrt(np.maximum((centred**2).sum(axis=1) - (kept**2).sum(axis=1), 0))
+    return np.column_stack([kept, np.log(left + 1e-3)])
+
+
+def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]]) -> Cloud:
+    centre, whiten = _fit(np.concatenate(fields))
+    rng = np.random.default_rng(0)
+    if len(fields) == 1:  # parts of the field stand for fields
+        parts, margin = [p for p in np.array_split(fields[0], 4) if len(p)], _ALONE
+    else:
+        parts, margin = list(fields), 1.0
+    reach = []
+    for count in COUNTS:
+        far = [0.0]
+        for n, part in enumerate(parts):
+            others = [each for m, each in enumerate(parts) if m != n] or [part]
+            about, white = _fit(np.concatenate(others))
+            for _ in range(1 if count >= len(part) else 8):
+                some = part[rng.permutation(len(part))[:count]]
+                far.append(float(np.linalg.norm(white @ (some.mean(axis=0) - about))))
+        reach.append(margin * max(*far, 1e-6))
+    return Cloud(centre, whiten, tuple(reach))
+
+
+def _fit(
+    values: Float[np.ndarray, "n f"],
+) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, "f f"]]:
+    """Return the mean, and what whitens: the inverse root of the covariance, shrunk."""
+    centre = values.mean(axis=0)
+    spread = values.std(axis=0) + 1e-3
+    scaled = (values - centre) / spread
+    covariance = scaled.T @ scaled / len(values)
+    covariance = (1 - _SHRINK) * covariance + _SHRINK * np.eye(len(centre))
+    strength, directions = np.linalg.eigh(covariance)
+    return centre, (directions / np.sqrt(strength)).T / spread
+
+
+def _reasons(cloud: Cloud, values: Float[np.ndarray, "n f"]) -> tuple[str, ...]:
+    """Say in words what differs most."""
+    change = values.mean(axis=0) - cloud.centre
+    unusual = np.abs(change) * np.sqrt((cloud.whiten**2).sum(axis=0))
+    said: dict[str, float] = {}
+    for name, (words, more, less) in _SPOKEN.items():
+        n = NAMES.index(name)
+        ratio = math.exp(min(abs(change[n]), 9.0))
+        if ratio >= _LEAST_RATIO:
+            said[words.format(f"{ratio:.2g}", more if change[n] > 0 else less)] = unusual[n]
+    strongest = sorted(said, key=lambda sentence: -said[sentence])[:2]
+    return tuple(strongest) or ("the network sees other structures than in training",)
+
+
+def _cloud_of(value: Mapping[str, Any]) -> Cloud:
+    centre, whiten = (np.array(value[name], np.float64) for name in ("centre", "whiten"))
+    reach = tuple(float(each) for each in value["reach"])
+    finite = np.isfinite(centre).all() and np.isfinite(whiten).all()
+    if not (finite and whiten.shape == (centre.size,) * 2 and len(reach) == len(COUNTS)):
+        raise ValueError("a cloud of features is damaged")
+    if not all(0 < each < math.inf for each in reach):
+        raise ValueError("a cloud of features has no reach")
+    return Cloud(centre, whiten, reach)
+
+
+def _rounded(values: Float[np.ndarray, "*shape"]) -> list[Any]:
+    return np.vectorize(lambda v: float(f"{v:.6g}"), otypes=[float])(values).tolist()

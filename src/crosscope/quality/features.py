@@ -1,0 +1,155 @@
+"""Crops of source images -> numbers that tell one kind of image from another.
+
+All are taken from crops as the network is given them, scaled, in blocks of 2 x 2 px. What is finer
+is left out: there the resampling of registered pairs has taken noise away that new images still
+have.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Num
+from scipy import fft, ndimage
+
+CROP_PX = 128
+RINGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 26, 32)
+"""Borders of the bands of frequency, cycles per crop."""
+PERCENTS = (1.0, 10.0, 50.0, 90.0, 99.0, 99.9)
+SHAPES_PX = (2.0, 4.0)
+"""Scales at which spots, lines and areas are told apart."""
+NAMES = (
+    *(f"band {low} to {high}" for low, high in itertools.pairwise(RINGS)),
+    *(f"percentile {percent:g}" for percent in PERCENTS),
+    *("spread", "skewness", "peakedness", "width", "density", "maxima"),
+    *(f"{what} at {px:g} px" for px in SHAPES_PX for what in ("lines", "curvature")),
+    "coherence",
+)
+_SIGNAL = 5.0  # noises of the smoothed crop
+_SMOOTH_PX = 2.0
+_SMALL = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What was measured of crops.
+
+    Attributes
+    ----------
+    values : (n, f)
+        In the order of `NAMES`.
+    signal : (n,)
+        Which crops show anything but noise.
+    """
+
+    values: Float[np.ndarray, "n f"]
+    signal: Bool[np.ndarray, " n"]
+
+
+def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
+    """Measure scaled crops: background about 0, bright structures about 1."""
+    blocks = _in_blocks(crops)
+    smooth = ndimage.gaussian_filter(blocks, (0, _SMOOTH_PX / 2, _SMOOTH_PX / 2))
+    flat = smooth.reshape(len(crops), -1)
+    percentiles = np.percentile(flat, PERCENTS, axis=1).T
+    dark, middle, top = percentiles[:, 1], percentiles[:, 2], percentiles[:, 5]
+    noise = _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
+    centred = flat - flat.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1) + _SMALL
+    bands, width = _bands(blocks)
+    rise = (top - dark)[:, None, None] + _SMALL
+    bright = smooth - dark[:, None, None] > 0.3 * rise
+    highest = ndimage.maximum_filter(smooth, (1, 3, 3)) == smooth
+    columns = [
+        *bands.T,
+        *np.arcsinh(percentiles / 0.05).T,
+        np.log(spread),
+        (centred**3).mean(axis=1) / spread**3,
+        np.log((centred**4).mean(axis=1) / spread**4 + _SMALL),
+        width,
+        np.log(bright.mean(axis=(1, 2)) + _SMALL),
+        np.log((highest & bright).mean(axis=(1, 2)) + _SMALL),
+        *(column for px in SHAPES_PX for column in _shapes(blocks, px / 2, bright)),
+        _coherence(smooth),
+    ]
+    signal = top - middle > _SIGNAL * noise
+    return Features(np.column_stack(columns).astype(np.float64), signal)
+
+
+def saturated_share(pixels: Num[np.ndarray, "*shape"]) -> float:
+    """Return what part of the bright pixels is cut off at the highest grey value; 0 if none is.
+
+    Of raw pixels: resampling wipes it out. Grey values thin out towards the brightest; where at
+    least 10 pixels, and three times as many as in the 3 % of the range below, share the highest
+    one, light was cut off.
+    """
+    highest, middle = float(pixels.max()), float(np.median(pixels))
+    rise = highest - middle
+    at_top = int((pixels == highest).sum())
+    below = int((pixels >= highest - 0.03 * rise).sum()) - at_top
+    if rise <= 0 or at_top < 10 or at_top < 3 * below:
+        return 0.0
+    return at_top / int((pixels > middle + 0.3 * rise).sum())
+
+
+def _in_blocks(crops: Float32[np.ndarray, "n y x"]) -> Float32[np.ndarray, "n v u"]:
+    n, height, width = crops.shape
+    whole = crops[:, : height - height % 2, : width - width % 2]
+    blocks: Float32[np.ndarray, "n v u"]
+    blocks = whole.reshape(n, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+    return blocks
+
+
+def _noise(crops: Float32[np.ndarray, "n y x"]) -> Float[np.ndarray, " n"]:
+    """Return the standard deviation of white noise, by Immerkaer's mask."""
+    second = np.array([1.0, -2.0, 1.0], dtype=np.float32)
+    fine = ndimage.correlate1d(ndimage.correlate1d(crops, second, axis=1), second, axis=2)
+    return np.asarray(np.median(np.abs(fine), axis=(1, 2)) / 6 / 0.6745)
+
+
+def _bands(
+    crops: Float32[np.ndarray, "n y x"],
+) -> tuple[Float[np.ndarray, "n b"], Float[np.ndarray, " n"]]:
+    """Return the logarithms of the power in bands, and of the width that goes with them."""
+    height, width = crops.shape[1:]
+    window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+    mean = (crops * window).sum(axis=(1, 2), keepdims=True) / window.sum()
+    power = np.abs(fft.rfft2((crops - mean) * window)) ** 2 / (window**2).sum()
+    y, x = fft.fftfreq(height), fft.rfftfreq(width)
+    cycles = CROP_PX / 2 * np.hypot(y[:, None], x)
+    bands = np.stack(
+        [
+            power[:, (cycles >= low) & (cycles < high)].mean(axis=1)
+            for low, high in itertools.pairwise(RINGS)
+        ],
+        axis=1,
+    )
+    signal = np.maximum(bands - bands[:, -1:], 0)
+    middle = np.array([(low + high) / 2 for low, high in itertools.pairwise(RINGS)])
+    # the second moment of the spectrum: a width, whatever the brightness
+    weights = signal * middle
+    squares = (weights * middle**2).sum(axis=1) / (weights.sum(axis=1) + _SMALL)
+    return np.log(bands + _SMALL**2), -0.5 * np.log(squares + _SMALL)
+
+
+def _shapes(
+    crops: Float32[np.ndarray, "n y x"], px: float, bright: Bool[np.ndarray, "n y x"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Return how line-like bright places are, 0 to 1, and how much they are curved."""
+    yy, xx, yx = (
+        ndimage.gaussian_filter(crops, (0, px, px), order=(0, *order))
+        for order in ((2, 0), (0, 2), (1, 1))
+    )
+    difference = np.sqrt((yy - xx) ** 2 + 4 * yx**2)
+    total = np.abs(yy + xx) + difference
+    weight = bright.sum(axis=(1, 2)) + _SMALL
+    lines = np.where(bright, difference / (total + _SMALL), 0).sum(axis=(1, 2)) / weight
+    curved = np.where(bright, -(yy + xx), 0).sum(axis=(1, 2)) / weight * px**2
+    return lines, np.arcsinh(curved / 0.05)
+
+
+def _coherence(smooth: Float32[np.ndarray, "n y x"]) -> Float[np.ndarray, " n"]:
+    """Return how much the gradients of a crop share one direction, 0 to 1."""
+    y, x = np.gradient(smooth, axis=(1, 2))
+    yy, xx, yx = ((a * b).mean(axis=(1, 2)) for a, b in ((y, y), (x, x), (y, x)))
+    return np.asarray(np.sqrt((yy - xx) ** 2 + 4 * yx**2) / (yy + xx + _SMALL))

@@ -1,0 +1,510 @@
+"""Image -> admitted or refused; image + output -> a verdict and a trust map, part by part.
+
+The trust map lies on the output's grid: in each pixel tenths of the standard deviation by which the
+output contradicts its input (or, where asked for, its twin), 255 at most. Along the border, as far
+as light from beyond it shines in, nothing can be said, and the map is 0.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+
+from crosscope.data.errors import DomainError, InputError
+from crosscope.data.grids import resample_part, zoomed_shape
+from crosscope.data.images import Image, require_finite, select_channel, write_image
+from crosscope.data.sampling import Scaling
+from crosscope.data.slides import Part, Place, Slide, slide_of, stand_in, write_slide
+from crosscope.model.engine import Engine
+from crosscope.model.model import Model
+from crosscope.prediction.files import Judgement, Models
+from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
+from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
+from crosscope.quality.disagreement import Usual
+from crosscope.quality.domain import CROPS, Belonging, Domain, judge_domain, place_crops
+from crosscope.quality.features import saturated_share
+from crosscope.quality.forward import Forward
+from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
+
+LEVELS = ("none", "fast", "full")
+TENTHS = 10
+PLANES = 4
+"""Of a stack or a time-lapse, so many planes are looked at before anything is predicted."""
+TILE_PX = 768
+VERSION = "0.5"
+MOST_PAIRS = 8
+"""More than so many were never worth it: see the learning curve in docs/systems.md."""
+_UNKNOWN = "the model has no certificate: nobody knows what it was made for"
+_FAR = 2.0  # times what a training field has at most: then input and output disagree
+_LEAST_CHI_SQUARE, _LEAST_BEYOND = 1.5, 2e-3
+_WORST = ("inside", "near", "outside")
+
+
+@dataclass(frozen=True)
+class Inspector:
+    """Judges images and outputs; see `crosscope.prediction.files.Inspector`.
+
+    Attributes
+    ----------
+    level : "fast" or "full"
+        full lets the twin predict, too: as much time as the prediction.
+    """
+
+    level: str = "fast"
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS[1:]:
+            raise InputError("check", f"{self.level} is not a level", "Choose fast or full")
+
+    def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Judgement:
+        """Say whether models were made for an image; DomainError where not, unless forced."""
+        if isinstance(models, Model):
+            chosen = select_channel(image.image, channel=plan.channel)
+            fit_pixels(models, plan.sized(chosen), force=plan.force)
+        else:
+            fit_channels(models, image.image, plan=plan)
+        views = open_views(models, image, plan)
+        known = [view for view in views if "domain" in view.model.certificate]
+        if len(known) < len(views):
+            return Judgement(reasons=(_UNKNOWN,))
+        found = [judge_view(view) for view in views]
+        reasons = tuple(
+            f"{view.label}{reason}"
+            for view, each in zip(views, found, strict=True)
+            for reason in each.reasons
+        )
+        worst = max((each.domain for each in found), key=_WORST.index)
+        if worst == "outside" and not plan.force:
+            count = max(sum(seen.part == "training" for seen in v.model.fields) for v in views)
+            remedy = (
+                f"Fine-tune it with about {min(max(count, 2), MOST_PAIRS)} pairs (train --init)"
+            )
+            reason = f"the model was not made for such an image: {'; '.join(reasons)}"
+            raise DomainError(image.image.name, reason, f"{remedy}, or use --force and doubt it")
+        numbers = {
+            "distance": max(each.distance for each in found),
+            "signal": any(each.signal for each in found),
+        }
+        return Judgement(worst, None, reasons, numbers)
+
+    def inspect(
+        self,
+        models: Models,
+        image: Slide,
+        output: Slide,
+        plan: PredictionPlan,
+        *,
+        admitted: Judgement,
+        trust: Path,
+        by_parts: bool,
+        overwrite: bool,
+        watch: Callable[[float], None],
+    ) -> Judgement:
+        """Compare an output with its input, write the trust map, and give the verdict."""
+        walks = open_walks(models, image, output, plan, full=self.level == "full")
+        if walks is None:
+            return admitted
+        if by_parts:
+            shape = output.image.pixels.shape
+            write_slide(
+                output.image.with_pixels(stand_in(shape, np.uint8)),
+                trust,
+                lambda part: _walk_of(walks, part).inspect(part),
+                version=output.version or VERSION,
+                tile_px=_tile_px(walks),
+                overwrite=overwrite,
+                watch=watch,
+            )
+        else:
+            pixels = draw_map(walks, output.image.pixels.shape, watch)
+            write_image(output.image.with_pixels(pixels), trust, overwrite=overwrite)
+        found = conclude(admitted, walks)
+        return replace(found, numbers={**found.numbers, "trust": str(trust)})
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """How far an output can be believed.
+
+    Attributes
+    ----------
+    domain : "inside", "near", "outside" or None
+        Whether the model was made for such images; None where it has no certificate.
+    verdict : "good", "doubtful", "refused" or None
+    reasons : tuple of str
+    numbers : mapping
+        "distance" (1 is as far as a training field may be), "signal", and with an output
+        "chi_square", "rsp", "rse", "beyond_share".
+    trust : Image or None
+        The trust map, of an output.
+    """
+
+    domain: str | None
+    verdict: str | None
+    reasons: tuple[str, ...]
+    numbers: Mapping[str, Any]
+    trust: Image | None
+
+
+def check(
+    model: Model,
+    image: Image,
+    output: Image | None = None,
+    *,
+    plan: PredictionPlan | None = None,
+    level: str = "fast",
+) -> Verdict:
+    """Say whether a model was made for an image, and how far an output can be believed.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+        Of the source modality, raw.
+    output : Image, optional
+        What the model, or anything else, made of it: on the grid that `predict` gives.
+    plan : PredictionPlan
+        As it was predicted with.
+    level : "fast" or "full"
+        full compares with the model's twin, too.
+
+    Returns
+    -------
+    Verdict
+        Refused where the model was not made for the image; nothing is raised for that.
+
+    Raises
+    ------
+    ImageError
+        As `predict`.
+    InputError
+        The output is on another grid.
+    """
+    plan = plan or PredictionPlan()
+    image = plan.sized(select_channel(image, channel=plan.channel))
+    require_finite(image)
+    plan = replace(plan, channel=None, pixel_size_nm=None, force=True)
+    inspector, seen = Inspector(level), slide_of(image)
+    admitted = inspector.admit(model, seen, plan)
+    if output is None:
+        return _verdict(conclude(admitted, []), None)
+    shape = zoomed_shape(image.pixels.shape[-2:], fit_pixels(model, image, force=True).zoom)
+    wanted = (*image.pixels.shape[:-2], *shape)
+    if output.pixels.shape != wanted:
+        reason = f"is {output.pixels.shape} px, of this image the model makes {wanted}"
+        raise InputError(output.name, reason, "Pass what was predicted from it")
+    require_finite(output)
+    walks = open_walks(model, seen, slide_of(output), plan, full=level == "full")
+    if walks is None:
+        return _verdict(admitted, None)
+    trust = output.with_pixels(draw_map(walks, output.pixels.shape, lambda done: None))
+    return _verdict(conclude(admitted, walks), trust)
+
+
+def _verdict(found: Judgement, trust: Image | None) -> Verdict:
+    return Verdict(found.domain, found.verdict, found.reasons, found.numbers, trust)
+
+
+# --- one channel ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One channel of an image as its model is given it.
+
+    Attributes
+    ----------
+    model : Model
+    slide : Slide
+    channel : int or None
+        Which of the slide's, where it has several.
+    zoom : (y, x)
+    scaling : Scaling
+    label : str
+        Named before a reason where there are several.
+    """
+
+    model: Model
+    slide: Slide
+    channel: int | None
+    zoom: tuple[float, float]
+    scaling: Scaling
+    label: str
+
+    @property
+    def places(self) -> list[Place]:
+        """Its planes."""
+        image = self.slide.image
+        sizes = [
+            1 if axis == "c" else n for axis, n in zip(image.axes, image.pixels.shape, strict=True)
+        ][:-2]
+        at = image.axes.find("c")
+        return [
+            (*place[:at], self.channel, *place[at + 1 :]) if at >= 0 and self.channel else place
+            for place in np.ndindex(*sizes)
+        ]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width on the target's grid."""
+        return zoomed_shape(self.slide.image.pixels.shape[-2:], self.zoom)
+
+    def read(self, place: Place, y: slice, x: slice) -> Num[np.ndarray, "_y _x"]:
+        """Read a part on the target's grid."""
+        return resample_part(
+            lambda v, u: self.slide.read(place, v, u),
+            self.slide.image.pixels.shape[-2:],
+            self.zoom,
+            y,
+            x,
+        )
+
+
+def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]:
+    """Return the channels that are predicted, in the order of the output's."""
+    named = {plan.channel: models} if isinstance(models, Model) else dict(models)
+    views = []
+    for name, model in named.items():
+        chosen = plan.sized(select_channel(slide.image, channel=name))
+        channel = None
+        if "c" in slide.image.axes:
+            channel = slide.image.channels.index(chosen.channels[0])
+        zoom = fit_pixels(model, chosen, force=True).zoom
+        label = "" if isinstance(models, Model) else f"{name}: "
+        views.append(View(model, slide, channel, zoom, plan.scaling(model), label))
+    return views
+
+
+def judge_view(view: View) -> Belonging:
+    """Compare a channel with the training fields of its model."""
+    domain = Domain.from_json(view.model.certificate["domain"])
+    places = view.places
+    chosen = [
+        places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
+    ]
+    spots = list(place_crops(view.shape, CROPS // len(chosen)))
+    crops = [view.read(place, *at) for place in chosen for at in spots]
+    height, width = view.slide.image.pixels.shape[-2:]
+    raw = [
+        view.slide.read(place, y, x)
+        for place in chosen
+        for y, x in place_crops((height, width), CROPS // len(chosen))
+    ]
+    return judge_domain(
+        view.model.generator,
+        domain,
+        np.stack(crops),
+        view.scaling,
+        saturated=saturated_share(np.stack(raw)),
+    )
+
+
+# --- input and output -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One channel of an output, compared part by part.
+
+    Attributes
+    ----------
+    view : View
+    output : Slide
+    channel : int or None
+        Which of the output's, where it has several.
+    reblurrer : Reblurrer
+    twin : Sharpener or None
+    usual : Usual or None
+    sums : list of Sums
+        Of the parts that are done.
+    """
+
+    view: View
+    output: Slide
+    channel: int | None
+    reblurrer: Reblurrer
+    twin: Sharpener | None
+    usual: Usual | None
+    sums: list[Sums]
+
+    @property
+    def block_px(self) -> int:
+        """Side of the blocks in which it is compared."""
+        return self.reblurrer.forward.block_px
+
+    def place_of(self, place: Place) -> Place:
+        """Return the input's plane of an output's."""
+        at = dict(zip(self.output.image.axes[:-2], place, strict=True))
+        image = self.view.slide.image
+        return tuple(
+            (self.view.channel or 0) if axis == "c" else at[axis] for axis in image.axes[:-2]
+        )
+
+    def inspect(self, part: Part) -> UInt8[np.ndarray, "y x"]:
+        """Return a part of the trust map, and keep its sums."""
+        halo_px, block_px = self.reblurrer.halo_px, self.block_px
+        height, width = self.view.shape
+        read = tuple(
+            slice(max(0, s.start - halo_px), min(n, s.stop + halo_px))
+            for s, n in zip((part.y, part.x), (height, width), strict=True)
+        )
+        seen = self.view.read(self.place_of(part.place), *read)
+        made = self.output.read(part.place, *read)
+        compared = self.reblurrer.compare(seen, made)
+        rows, columns = (
+            slice((s.start - r.start) // block_px, -(-(s.stop - r.start) // block_px))
+            for s, r in zip((part.y, part.x), read, strict=True)
+        )
+        border = self.reblurrer.forward.border
+        inner = []
+        for s, r, n in zip((rows, columns), read, (height, width), strict=True):
+            first, count = r.start // block_px, -(-n // block_px)
+            low, high = max(s.start, border - first), min(s.stop, count - border - first)
+            inner.append(slice(low, max(low, high)))
+        judged = np.zeros_like(compared.z)
+        judged[inner[0], inner[1]] = np.abs(compared.z[inner[0], inner[1]])
+        self.sums.append(add_up(compared, inner[0], inner[1]))
+        doubt = judged[rows, columns].repeat(block_px, axis=0).repeat(block_px, axis=1)
+        doubt = doubt[: part.y.stop - part.y.start, : part.x.stop - part.x.start]
+        if self.twin and self.usual:
+            doubt = np.maximum(doubt, np.abs(self.disagree(part, made, read)))
+        return np.minimum(np.rint(TENTHS * doubt), 255).astype(np.uint8)
+
+    def disagree(
+        self, part: Part, made: Float[np.ndarray, "y x"], read: tuple[slice, ...]
+    ) -> Float[np.ndarray, "y x"]:
+        """Return how far the output is from the twin's."""
+        assert self.twin is not None, "asked only where there is one"
+        assert self.usual is not None, "asked only where there is one"
+        halo_px = min(self.usual.halo_px, self.reblurrer.halo_px)
+        wide = [
+            slice(max(0, s.start - halo_px), min(n, s.stop + halo_px))
+            for s, n in zip((part.y, part.x), self.view.shape, strict=True)
+        ]
+        stride = self.twin.stride
+        tiles = [
+            make_tile(s.start - s.start % stride, min(s.stop + -s.stop % stride, n), n, self.twin)
+            for s, n in zip(wide, self.view.shape, strict=True)
+        ]
+        place = self.place_of(part.place)
+        twin = sharpen_tile(
+            self.twin, lambda y, x: self.view.read(place, y, x)[None], self.view.shape, *tiles
+        )[0]
+        y, x = (slice(w.start - r.start, w.stop - r.start) for w, r in zip(wide, read, strict=True))
+        top, left = (s.start % stride for s in wide)
+        height, width = made[y, x].shape
+        twin = twin[top : top + height, left : left + width]
+        found = self.usual.disagreement(made[y, x], twin)
+        y, x = (
+            slice(s.start - w.start, s.stop - w.start)
+            for s, w in zip((part.y, part.x), wide, strict=True)
+        )
+        return found[y, x]
+
+
+def open_walks(
+    models: Models, slide: Slide, output: Slide, plan: PredictionPlan, *, full: bool
+) -> list[Walk] | None:
+    """Make ready to compare every channel; None where a model has no certificate."""
+    views = open_views(models, slide, plan)
+    if not all("forward" in view.model.certificate for view in views):
+        return None
+    walks = []
+    for n, view in enumerate(views):
+        forward = Forward.from_json(view.model.certificate["forward"])
+        channel = n if "c" in output.image.axes else None
+        twin = usual = None
+        if full and view.model.twin:
+            engine = Engine(plan.threads or 1, plan.precision or "float32")
+            twin = make_sharpener(
+                view.model, engine=engine, network=view.model.twin, source_scaling=view.scaling
+            )
+            usual = Usual.from_json(view.model.certificate["twin"])
+        plain = Walk(view, output, channel, Reblurrer(forward, forward.noise, 0.0), twin, usual, [])
+        walks.append(replace(plain, reblurrer=make_reblurrer(forward, *_samples(plain))))
+    return walks
+
+
+def _samples(
+    walk: Walk,
+) -> tuple[list[Num[np.ndarray, "_y _x"]], list[Float[np.ndarray, "_y _x"]]]:
+    """Read some crops of an input and its output: enough to measure the noise."""
+    image = walk.output.image
+    sizes = [
+        1 if axis == "c" else n for axis, n in zip(image.axes, image.pixels.shape, strict=True)
+    ]
+    places = list(np.ndindex(*sizes[:-2]))
+    place = places[len(places) // 2]
+    if walk.channel is not None:
+        at = image.axes.index("c")
+        place = (*place[:at], walk.channel, *place[at + 1 :])
+    spots = list(place_crops(walk.view.shape))
+    seen = [walk.view.read(walk.place_of(place), y, x) for y, x in spots]
+    return seen, [walk.output.read(place, y, x) for y, x in spots]
+
+
+def draw_map(
+    walks: Sequence[Walk], shape: tuple[int, ...], watch: Callable[[float], None]
+) -> UInt8[np.ndarray, "*shape"]:
+    """Return the whole trust map of an output in memory."""
+    pixels = np.zeros(shape, np.uint8)
+    tile_px = _tile_px(walks)
+    *leading, height, width = shape
+    parts = [
+        Part(0, place, slice(y, min(y + tile_px, height)), slice(x, min(x + tile_px, width)))
+        for place in np.ndindex(*leading)
+        for y in range(0, height, tile_px)
+        for x in range(0, width, tile_px)
+    ]
+    for n, part in enumerate(parts):
+        at: tuple[Any, ...] = (*part.place, part.y, part.x)
+        pixels[at] = _walk_of(walks, part).inspect(part)
+        watch((n + 1) / len(parts))
+    return pixels
+
+
+def _tile_px(walks: Sequence[Walk]) -> int:
+    whole_px = math.lcm(16, *(walk.block_px for walk in walks))
+    return whole_px * max(1, TILE_PX // whole_px)
+
+
+def _walk_of(walks: Sequence[Walk], part: Part) -> Walk:
+    """Return the channel that a part is of."""
+    image = walks[0].output.image
+    at = dict(zip(image.axes[:-2], part.place, strict=True)).get("c", 0)
+    return walks[at] if len(walks) > 1 else walks[0]
+
+
+def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
+    """Give the verdict, with its reasons in words."""
+    reasons = list(admitted.reasons)
+    doubtful = admitted.domain == "near"
+    numbers = dict(admitted.numbers)
+    if numbers.get("signal") is False:
+        doubtful = True
+    found: dict[str, list[float | None]] = {}
+    for walk in walks:
+        sums = sum(walk.sums, Sums())
+        if not sums.count:
+            reasons.append(f"{walk.view.label}it is too small to be compared with its input")
+            doubtful = True
+            continue
+        usual = walk.view.model.certificate["agreement"]
+        chi_square = max([_LEAST_CHI_SQUARE, *(_FAR * each["chi_square"] for each in usual)])
+        beyond = max([_LEAST_BEYOND, *(_FAR * each["beyond_share"] for each in usual)])
+        if sums.chi_square > chi_square or sums.beyond_share > beyond:
+            doubtful = True
+            reasons.append(
+                f"{walk.view.label}blurred again, {sums.beyond_share:.1%} of it contradict the "
+                f"input by more than {LIMIT:g} standard deviations: look at the trust map"
+            )
+        for name in ("chi_square", "rsp", "rse", "beyond_share"):
+            found.setdefault(name, []).append(getattr(sums, name))
+    single = len(walks) == 1
+    numbers |= {name: values[0] if single else values for name, values in found.items()}
+    verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"
+    return Judgement(admitted.domain, verdict, tuple(reasons), numbers)
