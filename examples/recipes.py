@@ -94,9 +94,10 @@ def take(
 def learn(
     view: View, size: Size, seed: int, run: Path, *, init: cs.Model | None = None, **plan: Any
 ) -> Learnt:
-    """Train on one seed's pairs and judge on the next's."""
+    """Train on one seed's pairs, with a certificate, and judge on the next's."""
     pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=2 * seed)
-    return judge(train(pairs, size, seed, run, init=init, **plan), view, size, seed)
+    model = cs.certify(train(pairs, size, seed, run, init=init, **plan), pairs)
+    return judge(model, view, size, seed)
 
 
 def train(

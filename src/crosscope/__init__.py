@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from crosscope.optics.systems import write_simulation as write_simulation
     from crosscope.prediction.cluster import Cluster as Cluster
     from crosscope.prediction.cluster import connect as connect
+    from crosscope.prediction.files import Failure as Failure
     from crosscope.prediction.files import predict_files as predict_files
     from crosscope.prediction.images import PredictionPlan as PredictionPlan
     from crosscope.prediction.images import fastest_engine as fastest_engine
@@ -107,7 +108,7 @@ _HOMES = {
     "model.training": "Moment TrainingError train",
     "optics.systems": "SimulatedPair simulate write_simulation",
     "prediction.cluster": "Cluster connect",
-    "prediction.files": "predict_files",
+    "prediction.files": "Failure predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "quality.certificate": "certify",
     "quality.inspection": "Inspector Verdict check",

@@ -94,6 +94,14 @@ class Failure:
     path: Path
     error: CrosscopeError
 
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the sidecar says of it."""
+        said: dict[str, Any] = {"input": str(self.path), "reasons": [str(self.error)]}
+        if isinstance(self.error, DomainError):
+            said |= {"domain": "outside", "verdict": "refused"}
+        return dict.fromkeys(_NAMES) | said
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -178,7 +186,7 @@ def predict_files(
         run = cluster.run if cluster else None
         found = [_predict_file(work, source, output, trust_beside(output), run, watch, say)]
     failures = [failure for failure in found if isinstance(failure, Failure)]
-    outputs = [_entry_of(each) if isinstance(each, Failure) else each for each in found]
+    outputs = [each.entry if isinstance(each, Failure) else each for each in found]
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
     return Predicted(outputs, failures)
 
@@ -227,13 +235,6 @@ def _try_file(
         return _predict_file(work, file, to, to.parent / "trust" / to.name, None, watch, say)
     except CrosscopeError as error:
         return Failure(file, error)
-
-
-def _entry_of(failure: Failure) -> dict[str, Any]:
-    said: dict[str, Any] = {"input": str(failure.path), "reasons": [str(failure.error)]}
-    if isinstance(failure.error, DomainError):
-        said |= {"domain": "outside", "verdict": "refused"}
-    return dict.fromkeys(_NAMES) | said
 
 
 def _predict_file(
@@ -295,7 +296,7 @@ def _predict_file(
         if isinstance(models, Model)
         else {name: model.sha256 for name, model in models.items()},
         "pixel_size_nm": made.result.pixel_size_nm,
-        "domain": judged.domain or made.fit.domain,
+        "domain": judged.domain if inspector else made.fit.domain,
         "verdict": judged.verdict,
         "reasons": [*judged.reasons, *made.fit.reasons, *made.remarks, *made.image.assumed],
         "seconds": round(time.monotonic() - began, 3),

@@ -3,7 +3,7 @@
 The mean features of some crops spread over the image are compared with those of the training
 fields: by Mahalanobis's distance, for classical features and for what the generator's bottleneck
 makes of the crops. How far a field of the same kind may be is what each training field is from all
-others.
+others; the fewer there are, the farther.
 
 P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
 """
@@ -19,24 +19,30 @@ from jaxtyping import Float, Float32, Num
 from torch import nn
 
 from crosscope.data.sampling import Scaling
-from crosscope.quality.features import CROP_PX, NAMES, measure_features
+from crosscope.quality.features import CROP_PX, NAMES, make_whole, measure_features
 
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of an image are looked at, and by the network."""
 DEEP = 8
-"""Components of the bottleneck that are kept."""
+"""Components of the bottleneck that are kept, or one for eight crops that there are."""
 NEAR, OUTSIDE = 1.15, 1.5
 """Distances, of the largest that a field of the same kind has, beyond which an image is so."""
 COUNTS = (1, 4, 16)
 """Numbers of crops for which that largest distance is known."""
 _SATURATED = 0.01  # of the bright pixels
 _SHRINK = 0.1  # of the covariance towards its diagonal
-_ALONE = 1.5  # times farther, where one field only is known
+_PRIOR, _PRIOR_CROPS = 0.4, 20  # what crops of one kind vary by, where few were seen
+_LEAST_REACH = 1.3
+_FEW = 3.0  # of one field the reach is four times as far, of three twice
 _LEAST_RATIO = 1.1  # that is worth a word
 _SPOKEN = {
-    "width": ("the structures are {} times {} than in training", "wider", "finer"),
-    "density": ("bright structures cover {} times {} area", "more", "less"),
+    "width": (
+        "the structures are {} times {} than in training: another objective?",
+        "wider",
+        "finer",
+    ),
     "percentile 99.9": ("the brightest structures have {} times {} light", "more", "less"),
+    "density": ("bright structures cover {} times {} area", "more", "less"),
     "band 26 to 32": ("the noise has {} times {} power", "more", "less"),
 }
 
@@ -103,7 +109,7 @@ class Domain:
             raise ValueError("the features are those of another version")
         project, middle = (np.array(value[name], np.float64) for name in ("project", "middle"))
         clouds = [_cloud_of(value[name]) for name in ("classical", "deep")]
-        sizes = len(clouds[0].centre), len(clouds[1].centre) - 1
+        sizes = len(clouds[0].centre), len(clouds[1].centre)
         if sizes != (len(NAMES), len(project)) or project.shape[1:] != middle.shape:
             raise ValueError("the features' numbers don't fit each other")
         if not (np.isfinite(project).all() and np.isfinite(middle).all()):
@@ -144,22 +150,22 @@ def learn_domain(
     scaling : Scaling
     """
     fields = [
-        scaling.apply(np.stack([source[at] for at in place_crops(source.shape)]))
+        scaling.apply(np.stack([make_whole(source[at]) for at in place_crops(source.shape)]))
         for source in sources
     ]
     classical, deep = [], []
     pooled = [pool_bottleneck(generator, crops) for crops in fields]
     middle = np.concatenate(pooled).mean(axis=0)
     _, _, components = np.linalg.svd(np.concatenate(pooled) - middle, full_matrices=False)
-    project = components[:DEEP]
+    project = components[: min(DEEP, max(1, sum(map(len, fields)) // 8))]
     for crops, channels in zip(fields, pooled, strict=True):
         features = measure_features(crops)
         if features.signal.any():
             classical.append(features.values[features.signal])
-            deep.append(_deep(channels[features.signal], project, middle))
+            deep.append((channels[features.signal] - middle) @ project.T)
     if not classical:  # nothing but noise: everything is alike
         classical = [measure_features(crops).values for crops in fields]
-        deep = [_deep(channels, project, middle) for channels in pooled]
+        deep = [(channels - middle) @ project.T for channels in pooled]
     return Domain(_make_cloud(classical), _make_cloud(deep), project, middle)
 
 
@@ -191,7 +197,7 @@ def judge_domain(
     seen = np.flatnonzero(features.signal)
     values = features.values[seen]
     few = scaled[seen[np.linspace(0, len(seen) - 1, min(DEEP_CROPS, len(seen))).astype(int)]]
-    deep = _deep(pool_bottleneck(generator, few), domain.project, domain.middle)
+    deep = (pool_bottleneck(generator, few) - domain.middle) @ domain.project.T
     distances = [domain.classical.distance(values), domain.deep.distance(deep)]
     reasons = _reasons(domain.classical, values) if max(distances) > NEAR else ()
     if saturated:
@@ -230,63 +236,52 @@ def pool_bottleneck(
     return np.log(pooled + 1e-6)
 
 
-def _deep(
-    pooled: Float[np.ndarray, "n c"],
-    project: Float[np.ndarray, "d c"],
-    middle: Float[np.ndarray, " c"],
-) -> Float[np.ndarray, "n d"]:
-    """Return the components that are kept, and how much is left beside them."""
-    centred = pooled - middle
-    kept = centred @ project.T
-    left = np.sqrt(np.maximum((centred**2).sum(axis=1) - (kept**2).sum(axis=1), 0))
-    return np.column_stack([kept, np.log(left + 1e-3)])
-
-
 def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]]) -> Cloud:
     centre, whiten = _fit(np.concatenate(fields))
     rng = np.random.default_rng(0)
-    if len(fields) == 1:  # parts of the field stand for fields
-        parts, margin = [p for p in np.array_split(fields[0], 4) if len(p)], _ALONE
-    else:
-        parts, margin = list(fields), 1.0
     reach = []
     for count in COUNTS:
-        far = [0.0]
-        for n, part in enumerate(parts):
-            others = [each for m, each in enumerate(parts) if m != n] or [part]
-            about, white = _fit(np.concatenate(others))
-            for _ in range(1 if count >= len(part) else 8):
-                some = part[rng.permutation(len(part))[:count]]
-                far.append(float(np.linalg.norm(white @ (some.mean(axis=0) - about))))
-        reach.append(margin * max(*far, 1e-6))
+        # of independent crops the mean's distance would be about the root of f / count
+        far = [_LEAST_REACH * math.sqrt(len(centre) / count)]
+        for n, part in enumerate(fields):
+            others = [each for m, each in enumerate(fields) if m != n]
+            if others:
+                about, white = _fit(np.concatenate(others))
+                for _ in range(1 if count >= len(part) else 8):
+                    some = part[rng.permutation(len(part))[:count]]
+                    far.append(float(np.linalg.norm(white @ (some.mean(axis=0) - about))))
+        reach.append((1 + _FEW / len(fields)) * max(far))
     return Cloud(centre, whiten, tuple(reach))
 
 
 def _fit(
     values: Float[np.ndarray, "n f"],
 ) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, "f f"]]:
-    """Return the mean, and what whitens: the inverse root of the covariance, shrunk."""
+    """Return the mean, and what whitens: the inverse root of the covariance.
+
+    As if `_PRIOR_CROPS` had been seen before, whose features vary by `_PRIOR`, independently.
+    """
     centre = values.mean(axis=0)
-    spread = values.std(axis=0) + 1e-3
-    scaled = (values - centre) / spread
-    covariance = scaled.T @ scaled / len(values)
-    covariance = (1 - _SHRINK) * covariance + _SHRINK * np.eye(len(centre))
-    strength, directions = np.linalg.eigh(covariance)
+    covariance = (values - centre).T @ (values - centre)
+    covariance += _PRIOR_CROPS * _PRIOR**2 * np.eye(len(centre))
+    covariance /= len(values) + _PRIOR_CROPS
+    spread = np.sqrt(np.diag(covariance))
+    scaled = (1 - _SHRINK) * covariance / np.outer(spread, spread) + _SHRINK * np.eye(len(centre))
+    strength, directions = np.linalg.eigh(scaled)
     return centre, (directions / np.sqrt(strength)).T / spread
 
 
 def _reasons(cloud: Cloud, values: Float[np.ndarray, "n f"]) -> tuple[str, ...]:
-    """Say in words what differs most."""
+    """Say in words what differs, what a microscopist can act on first."""
     change = values.mean(axis=0) - cloud.centre
     unusual = np.abs(change) * np.sqrt((cloud.whiten**2).sum(axis=0))
-    said: dict[str, float] = {}
+    said = []
     for name, (words, more, less) in _SPOKEN.items():
         n = NAMES.index(name)
         ratio = math.exp(min(abs(change[n]), 9.0))
-        if ratio >= _LEAST_RATIO:
-            said[words.format(f"{ratio:.2g}", more if change[n] > 0 else less)] = unusual[n]
-    strongest = sorted(said, key=lambda sentence: -said[sentence])[:2]
-    return tuple(strongest) or ("the network sees other structures than in training",)
+        if ratio >= _LEAST_RATIO and unusual[n] > 1:
+            said.append(words.format(f"{ratio:.2g}", more if change[n] > 0 else less))
+    return tuple(said) or ("the network sees other structures than in training",)
 
 
 def _cloud_of(value: Mapping[str, Any]) -> Cloud:

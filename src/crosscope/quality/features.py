@@ -46,6 +46,12 @@ class Features:
     signal: Bool[np.ndarray, " n"]
 
 
+def make_whole(crop: Num[np.ndarray, "_y _x"]) -> Num[np.ndarray, "y x"]:
+    """Return a crop of `CROP_PX`, continued by its mirror image where it is smaller."""
+    missing = [(0, CROP_PX - n) for n in crop.shape]
+    return np.pad(crop, missing, mode="symmetric")
+
+
 def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
     """Measure scaled crops: background about 0, bright structures about 1."""
     blocks = _in_blocks(crops)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Num
 from scipy import fft
+from scipy.interpolate import CubicSpline
 from scipy.optimize import isotonic_regression
 
 from crosscope.data.background import measure_background
@@ -31,6 +32,8 @@ BLOCKS = 3.5
 _BORDER = 1.5  # in widths of the source's finest structure
 _FINE = 0.45  # cycles per pixel from which on a target holds noise alone
 _LOW = 7  # rings from which the gain is extrapolated to frequency 0
+_REACH = 3.0  # of the kernel, in widths
+_KNOWN = np.linspace(0, 0.5, FREQUENCIES)
 _SEEN = 0.1  # of the power at the lowest frequencies: where K is known at all
 
 
@@ -69,10 +72,7 @@ class Forward:
     @property
     def source_fwhm_px(self) -> float:
         """Width of the source's finest structure, on the target's grid."""
-        known = np.linspace(0, 0.5, FREQUENCIES)
-        half = float(np.interp(-0.5, -np.array(self.transfer), known))  # falls
-        blur_px = FWHM_PER_SIGMA * math.sqrt(math.log(2) / 2) / math.pi / max(half, 1e-3)
-        return math.hypot(self.target_fwhm_px, blur_px)
+        return math.hypot(self.target_fwhm_px, _blur_fwhm_px(self.transfer))
 
     @property
     def block_px(self) -> int:
@@ -93,10 +93,11 @@ class Forward:
         """
         waves = fft.dctn(target.astype(np.float32) - np.float32(self.zero), norm="ortho")
         y, x = (np.arange(n, dtype=np.float32) / (2 * n * block_px) for n in target.shape)
-        known = np.linspace(0, 0.5, FREQUENCIES, dtype=np.float32)
         radius = np.sqrt(np.square(y)[:, None] + np.square(x))
-        transfer = np.array(self.transfer, dtype=np.float32)
-        waves *= np.interp(radius, known, transfer, right=0.0).astype(np.float32)
+        # finely sampled, for a kink in the transfer function is a tail of the kernel
+        fine = np.linspace(0, 0.5, 16 * FREQUENCIES)
+        transfer = CubicSpline(_KNOWN, self.transfer)(fine)
+        waves *= np.interp(radius, fine, transfer, right=0.0).astype(np.float32)
         blurred: Float[np.ndarray, "y x"] = fft.idctn(waves, norm="ortho", overwrite_x=True)
         blurred *= np.float32(self.gain)
         blurred += np.float32(self.background)
@@ -135,14 +136,15 @@ def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward
     -----
     K is the cross-spectrum of source and target over the target's power, less the power of its
     white noise, in rings of frequency under a Hann window, made to fall with the frequency by
-    isotonic regression. Where the target has no power K is 0.
+    isotonic regression; where the target has no power it is 0. Far from its centre the kernel is
+    faded out, so that an image can be blurred part by part.
 
     Raises
     ------
     PairError
         The sources show nothing of their targets.
     """
-    rings = np.linspace(0, 0.5, FREQUENCIES)
+    rings = _KNOWN
     cross, power, count = (np.zeros(FREQUENCIES) for _ in range(3))
     for pair in pairs:
         source, target = (image.pixels.astype(np.float64) for image in (pair.source, pair.target))
@@ -169,7 +171,7 @@ def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward
     ratio = np.where(seen, cross / np.where(seen, signal, 1.0), 0.0) / gain
     weights = np.maximum(signal, 1e-9 * signal[1])
     falling = isotonic_regression(ratio[1:], weights=weights[1:], increasing=False)
-    transfer = np.clip(np.concatenate([[1.0], falling.x]), 0.0, 1.0)
+    transfer = _compact(np.clip(np.concatenate([[1.0], falling.x]), 0.0, 1.0))
     zero = float(np.median([measure_background(pair.target.pixels).level for pair in pairs]))
     means = [[float(np.mean(i.pixels)) for i in (p.source, p.target)] for p in pairs]
     background = float(np.median([source - gain * (target - zero) for source, target in means]))
@@ -184,6 +186,24 @@ def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward
         zoom=zoom,
         noise=Noise(0.0, 1.0, background),
     )
+
+
+def _compact(transfer: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
+    """Fade the kernel of a transfer function out, far from its centre."""
+    side = 4 * (FREQUENCIES - 1)
+    y, x = fft.fftfreq(side), fft.rfftfreq(side)
+    kernel = fft.irfft2(np.interp(np.hypot(y[:, None], x), _KNOWN, transfer, right=0.0))
+    reach_px = min(_REACH * _blur_fwhm_px(transfer), side / 4)
+    distance = side * np.hypot(y[:, None], fft.fftfreq(side)) / reach_px
+    kernel *= 0.5 + 0.5 * np.cos(np.pi * np.clip(2 * distance - 1, 0, 1))
+    faded: Float[np.ndarray, " f"] = fft.rfft2(kernel / kernel.sum()).real[0, ::2]
+    return faded
+
+
+def _blur_fwhm_px(transfer: Sequence[float] | Float[np.ndarray, " f"]) -> float:
+    """Return the width of the Gaussian that lets half through at the same frequency."""
+    half = float(np.interp(-0.5, -np.asarray(transfer), _KNOWN))  # falls
+    return FWHM_PER_SIGMA * math.sqrt(math.log(2) / 2) / math.pi / max(half, 1e-3)
 
 
 def in_blocks(pixels: Num[np.ndarray, "y x"], block_px: int) -> Float[np.ndarray, "v u"]:

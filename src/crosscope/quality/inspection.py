@@ -26,7 +26,7 @@ from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.disagreement import Usual
 from crosscope.quality.domain import CROPS, Belonging, Domain, judge_domain, place_crops
-from crosscope.quality.features import saturated_share
+from crosscope.quality.features import make_whole, saturated_share
 from crosscope.quality.forward import Forward
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
@@ -40,7 +40,7 @@ MOST_PAIRS = 8
 """More than so many were never worth it: see the learning curve in docs/systems.md."""
 _UNKNOWN = "the model has no certificate: nobody knows what it was made for"
 _FAR = 2.0  # times what a training field has at most: then input and output disagree
-_LEAST_CHI_SQUARE, _LEAST_BEYOND = 1.5, 2e-3
+_LEAST_CHI_SQUARE, _LEAST_BEYOND = 1.5, 5e-3
 _WORST = ("inside", "near", "outside")
 
 
@@ -64,21 +64,21 @@ class Inspector:
         """Say whether models were made for an image; DomainError where not, unless forced."""
         if isinstance(models, Model):
             chosen = select_channel(image.image, channel=plan.channel)
-            fit_pixels(models, plan.sized(chosen), force=plan.force)
+            fit = fit_pixels(models, plan.sized(chosen), force=plan.force)
         else:
-            fit_channels(models, image.image, plan=plan)
+            fit = fit_channels(models, image.image, plan=plan)
         views = open_views(models, image, plan)
         known = [view for view in views if "domain" in view.model.certificate]
         if len(known) < len(views):
-            return Judgement(reasons=(_UNKNOWN,))
+            return Judgement(fit.domain, reasons=(_UNKNOWN,))
         found = [judge_view(view) for view in views]
         reasons = tuple(
             f"{view.label}{reason}"
             for view, each in zip(views, found, strict=True)
             for reason in each.reasons
         )
-        worst = max((each.domain for each in found), key=_WORST.index)
-        if worst == "outside" and not plan.force:
+        domains = [each.domain for each in found]
+        if "outside" in domains and not plan.force:
             count = max(sum(seen.part == "training" for seen in v.model.fields) for v in views)
             remedy = (
                 f"Fine-tune it with about {min(max(count, 2), MOST_PAIRS)} pairs (train --init)"
@@ -89,6 +89,7 @@ class Inspector:
             "distance": max(each.distance for each in found),
             "signal": any(each.signal for each in found),
         }
+        worst = max([*domains, fit.domain or _WORST[0]], key=_WORST.index)
         return Judgement(worst, None, reasons, numbers)
 
     def inspect(
@@ -287,8 +288,10 @@ def judge_view(view: View) -> Belonging:
         places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
     ]
     spots = list(place_crops(view.shape, CROPS // len(chosen)))
-    crops = [view.read(place, *at) for place in chosen for at in spots]
+    crops = [make_whole(view.read(place, *at)) for place in chosen for at in spots]
     height, width = view.slide.image.pixels.shape[-2:]
+    if not all(np.isfinite(crop).all() for crop in crops):
+        require_finite(view.slide.image.with_pixels(np.concatenate(crops)))
     raw = [
         view.slide.read(place, y, x)
         for place in chosen
@@ -376,7 +379,7 @@ class Walk:
 
     def disagree(
         self, part: Part, made: Float[np.ndarray, "y x"], read: tuple[slice, ...]
-    ) -> Float[np.ndarray, "y x"]:
+    ) -> Float[np.ndarray, "_y _x"]:
         """Return how far the output is from the twin's."""
         assert self.twin is not None, "asked only where there is one"
         assert self.usual is not None, "asked only where there is one"

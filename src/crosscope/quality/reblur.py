@@ -24,7 +24,7 @@ from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import Forward, estimate_forward, in_blocks
 from crosscope.quality.noise import Noise, measure_noise
 
-HALO = 2.0  # in widths of the source's finest structure
+HALO = 3.0  # in widths of the source's finest structure
 LIMIT = 5.0
 """A deviation of so many standard deviations is no chance: it contradicts the input."""
 _BRIGHT = 0.25  # of the brightest: where the mismatch of the blur is measured

@@ -315,6 +315,7 @@ def train(
     path = run / "model.zip"
     if processes.first:
         model = model.save(path, overwrite=resume or overwrite)
+        model = _certified(model, registered).save(path, overwrite=True)
     if learning_curve:  # the model is safe by now
         with show("learning curve") as tell:
             model = cs.measure_learning_curve(
@@ -405,6 +406,10 @@ def predict(
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Else by measurement.")] = None,
+    check: Annotated[
+        Literal["none", "fast", "full"],
+        typer.Option(help="Judge input and output; full: by the model's twin, too."),
+    ] = "fast",
     force: Annotated[
         bool, typer.Option("--force", help="Use the model for what it was not made for.")
     ] = False,
@@ -423,6 +428,9 @@ def predict(
 
     With a model for each channel there is a colour composite beside each output, too: sharp.png.
 
+    An image that the model was not made for is refused. Beside the output lies its trust map,
+    sharp.trust.tif: tenths of the standard deviation by which it contradicts its input.
+
     Example: crosscope predict run/model.zip raw/source/0000.tif sharp.tif
     """
     plan = cs.PredictionPlan(
@@ -438,17 +446,23 @@ def predict(
     )
     loaded = _load(model)
     spread = cs.connect(dask, workers=workers) if dask or workers else nullcontext()
-    with spread as cluster, progress_of("predict") as tell:
-        predicted = cs.predict_files(
-            loaded,
-            source,
-            output,
-            plan=plan,
-            overwrite=overwrite,
-            cluster=cluster,
-            watch=tell,
-            say=say,
-        )
+    try:
+        with spread as cluster, progress_of("predict") as tell:
+            predicted = cs.predict_files(
+                loaded,
+                source,
+                output,
+                plan=plan,
+                overwrite=overwrite,
+                cluster=cluster,
+                inspector=None if check == "none" else cs.Inspector(check),
+                watch=tell,
+                say=say,
+            )
+    except cs.DomainError as error:
+        if json:
+            show_json({"outputs": [cs.Failure(source, error).entry]})
+        raise
     for failure in predicted.failures:
         say(f"crosscope: {failure.error}")
     if json:
@@ -458,8 +472,62 @@ def predict(
             if entry["output"]:
                 for reason in entry["reasons"]:
                     say(f"{entry['input']}: {reason}")
+                if entry["verdict"]:
+                    typer.echo(f"{entry['output']}: {entry['verdict']}, {entry['domain']}")
         typer.echo(f"{output}: {len(predicted.outputs) - len(predicted.failures)} done")
     return max((failure.error.exit_code for failure in predicted.failures), default=0)
+
+
+@command
+def check(
+    model: Annotated[Path, typer.Argument()],
+    image: Annotated[Path, typer.Argument(help="Raw, of the source modality.")],
+    output: Annotated[Path | None, typer.Argument(help="What was made of it.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Of an image with several.")] = None,
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
+    ] = None,
+    offset: Annotated[
+        float | None, typer.Option(help="Grey level of zero light; else the model's.")
+    ] = None,
+    level: Annotated[
+        Literal["fast", "full"], typer.Option(help="full: by the model's twin, too.")
+    ] = "fast",
+    map_: Annotated[
+        Path | None, typer.Option("--map", help="Write the trust map of the output, a TIFF.")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> int:
+    """Say whether a model was made for an image, and how far an output of it can be believed.
+
+    Example: crosscope check run/model.zip raw/source/0000.tif sharp.tif --map doubt.tif
+    """
+    if map_:
+        cs.require_free(map_, overwrite=overwrite, inputs=[model, image])
+        if output is None:
+            reason = "only an output has a trust map"
+            raise cs.InputError("--map", reason, "Name the output, too")
+    plan = cs.PredictionPlan(channel=channel, pixel_size_nm=pixel_size_nm, offset=offset)
+    found = cs.check(
+        cs.Model.load(model),
+        cs.read_image(image),
+        cs.read_image(output) if output else None,
+        plan=plan,
+        level=level,
+    )
+    if map_ and found.trust:
+        cs.write_image(found.trust, map_, overwrite=overwrite)
+    if json:
+        said = {"domain": found.domain, "verdict": found.verdict, "reasons": list(found.reasons)}
+        show_json({**said, "quality": dict(found.numbers)})
+    else:
+        for reason in found.reasons:
+            say(f"{image}: {reason}")
+        typer.echo(
+            f"{image}: {found.verdict or 'not judged'}, {found.domain or 'domain not known'}"
+        )
+    return cs.DomainError.exit_code if found.verdict == "refused" else 0
 
 
 @command
@@ -562,6 +630,16 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
     if len({channel for channel, _, _ in named}) < len(named):
         raise cs.ModelError(model, "names a channel twice", "Give each channel one model")
     return {channel: cs.Model.load(path) for channel, _, path in named}
+
+
+def _certified(model: "cs.Model", pairs: "list[cs.RegisteredPair]") -> "cs.Model":
+    """Return the model with its certificate; where that can't be had, as it is, and say why."""
+    try:
+        with progress_of("certify") as tell:
+            return cs.certify(model, pairs, watch=tell)
+    except cs.CrosscopeError as error:
+        say(f"No certificate: {error}")
+        return model
 
 
 def _show_nothing(_: str) -> nullcontext[Callable[..., None]]:

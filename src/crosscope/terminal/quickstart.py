@@ -43,6 +43,8 @@ def travel(
             watch=lambda moment: tell(moment.done, moment.text),
             say=say,
         )
+    with work("certify") as tell:
+        model = cs.certify(model, pairs, watch=tell)
     model = model.save(out / "run" / "model.zip")
 
     test = cs.read_registered(out / "registered" / "test")
@@ -51,7 +53,13 @@ def travel(
         report = cs.evaluate(model, test, truth=truth, watch=tell)
     report.save(out / "report")
     with work("predict") as tell:
-        cs.predict_files(model, out / "raw" / "test" / "source", out / "predicted", watch=tell)
+        cs.predict_files(
+            model,
+            out / "raw" / "test" / "source",
+            out / "predicted",
+            inspector=cs.Inspector(),
+            watch=tell,
+        )
     return report
 
 

@@ -1,0 +1,122 @@
+"""The gate: what is accepted and refused, and by how much -> results/quality/domain.json (T5).
+
+    python benchmarks/quality/domain.py [--seeds 3] [--fields 8]
+
+Of every model that comes with the program: held-out fields, other samples, a mis-stated pixel size,
+a wider point spread function, a quarter of the light, saturation. A field is refused where it is
+"outside". Asked: nuclei and filaments refused by the bead model in 99 %, AUROC 0.99; the others
+0.95; held-out fields refused in at most 5 %.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from fields import PHOTONS, RESULTS, SEEDS, VIEWS, auroc, simulate
+from machine import describe_machine
+from recipes import View
+from scipy import ndimage
+
+import crosscope as cs
+from crosscope.deconvolution import blur, gaussian_kernel
+from crosscope.optics.camera import expose
+from crosscope.optics.psf import fwhm_nm
+from crosscope.optics.systems import _system
+
+SIZE_PX = 256
+WIDER, LARGER, DIMMER, CUT = 1.2, 1.3, 4.0, 0.95
+BRIGHTER = 10.0  # a nearly noise-free field, to be blurred and exposed anew
+
+
+def main() -> None:
+    """Judge all, and write what became of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--fields", type=int, default=8)
+    asked = parser.parse_args()
+    found = {}
+    for name, view in VIEWS.items():
+        model = cs.Model.load(name)
+        distances: dict[str, Any] = {}
+        for kind, make in kinds(view).items():
+            judged = [
+                cs.check(model, image)
+                for seed in SEEDS[: asked.seeds]
+                for image in make(fields=asked.fields, seed=seed)
+            ]
+            distances[kind] = {
+                "fields": len(judged),
+                "refused": float(np.mean([each.verdict == "refused" for each in judged])),
+                "near": float(np.mean([each.domain == "near" for each in judged])),
+                "distances": [round(float(each.numbers["distance"]), 4) for each in judged],
+            }
+        held_out = distances["held out"]["distances"]
+        for each in distances.values():
+            each["auroc"] = auroc(held_out, each["distances"])
+        found[name] = distances
+        print(
+            name,
+            {k: (v["refused"], round(v["auroc"], 3)) for k, v in distances.items()},
+            flush=True,
+        )
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = {"machine": describe_machine(), "size_px": SIZE_PX, "models": found}
+    (RESULTS / "domain.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def kinds(view: View) -> dict[str, Any]:
+    """Name the kinds of fields, each with what makes them."""
+    others = [s for s in ("beads", "nuclei", "filaments") if s != view.sample]
+    return {
+        "held out": partial(raw, view),
+        **{sample: partial(raw, view, sample=sample) for sample in others},
+        "pixel size x1.3": partial(mis_stated, view),
+        "PSF +20 %": partial(wider, view),
+        "photons / 4": partial(raw, view, photons=PHOTONS[view.system] / DIMMER),
+        "saturated": partial(saturated, view),
+    }
+
+
+def raw(view: View, *, fields: int, seed: int, **changes: Any) -> Iterator[cs.Image]:
+    """Yield raw source images."""
+    for pair in simulate(view, fields=fields, size_px=SIZE_PX, seed=seed, **changes):
+        yield pair.source
+
+
+def mis_stated(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
+    """Yield images of larger pixels that say that they have the model's."""
+    side = 2 * round(LARGER * SIZE_PX / 2)
+    for pair in simulate(view, fields=fields, size_px=side, seed=seed):
+        thin = ndimage.zoom(pair.source.pixels.astype(np.float64), 1 / LARGER, order=3)
+        yield pair.source.with_pixels(np.maximum(np.rint(thin), 0).astype(np.uint16))
+
+
+def wider(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
+    """Yield images blurred by more, with the noise of the same camera."""
+    rng = np.random.default_rng(seed)
+    microscope = _system(view.system, view.channel).source
+    fwhm_px = fwhm_nm(microscope.otf) / microscope.pixel_nm
+    kernel = gaussian_kernel(fwhm_px * np.sqrt(WIDER**2 - 1))
+    camera, photons = microscope.camera, BRIGHTER * PHOTONS[view.system]
+    for pair in simulate(
+        view, fields=fields, size_px=SIZE_PX, seed=seed, photons=min(photons, 2e4)
+    ):
+        times = min(photons, 2e4) / PHOTONS[view.system]
+        light = (pair.source.pixels - camera.offset) / camera.gain - camera.background
+        soft = np.maximum(blur(np.maximum(light, 0) / times, kernel), 0).astype(np.float64)
+        yield pair.source.with_pixels(expose(soft, camera, rng=rng))
+
+
+def saturated(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
+    """Yield images of which the brightest twentieth of the structures is cut off."""
+    for image in raw(view, fields=fields, seed=seed):
+        level = np.median(image.pixels)
+        bright = image.pixels[image.pixels > level + 0.3 * (image.pixels.max() - level)]
+        yield image.with_pixels(np.minimum(image.pixels, np.uint16(np.quantile(bright, CUT))))
+
+
+if __name__ == "__main__":
+    main()

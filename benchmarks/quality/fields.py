@@ -1,0 +1,52 @@
+"""What the benchmarks of quality control share: models that come with the program, and fields."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import crosscope as cs
+from crosscope.optics.systems import SimulatedPair
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "examples")]
+
+from recipes import View
+
+VIEWS = {
+    "confocal-sted-beads": View("confocal-sted", "beads"),
+    "confocal-sted-nuclei": View("confocal-sted", "nuclei"),
+    "tirf-sim-pits": View("tirf-sim", "pits"),
+    "tirf-sim-filaments": View("tirf-sim", "filaments"),
+    "widefield-20x-dapi": View("widefield-20x", "nuclei", "dapi"),
+    "widefield-20x-fitc": View("widefield-20x", "filaments", "fitc"),
+    "widefield-20x-txred": View("widefield-20x", "actin", "txred"),
+}
+PHOTONS = {"confocal-sted": 300.0, "tirf-sim": 300.0, "widefield-20x": 1000.0}
+SEEDS = (2001, 2003, 2005)
+PLAN = cs.PredictionPlan(engine="torch", threads=1, precision="float32")
+RESULTS = Path(__file__).parents[1] / "results" / "quality"
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A raw field, its truth, and what a model makes of it."""
+
+    pair: SimulatedPair
+    output: cs.Image
+
+
+def simulate(
+    view: View, *, fields: int, size_px: int, seed: int, **changes: object
+) -> Iterator[SimulatedPair]:
+    """Simulate raw fields of a view, or of it with changes."""
+    asked = {"sample": view.sample, "channel": view.channel} | changes
+    return cs.simulate(view.system, pairs=fields, size_px=size_px, seed=seed, **asked)  # type: ignore[arg-type]
+
+
+def auroc(without: list[float], with_: list[float]) -> float:
+    """Return how often a score with is above one without; ties count half."""
+    a, b = np.sort(np.array(without)), np.array(with_)
+    below, up_to = np.searchsorted(a, b, "left"), np.searchsorted(a, b, "right")
+    return float((below + up_to).mean() / (2 * len(a)))

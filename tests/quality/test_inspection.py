@@ -1,0 +1,127 @@
+"""Verdicts and trust maps: an output that was tampered with shows where."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crosscope as cs
+from crosscope.data.images import read_image, write_image
+from crosscope.data.slides import open_slide
+from crosscope.quality import inspection
+
+SEEN = Any
+PLAN = cs.PredictionPlan(engine="torch", threads=1, precision="float32")
+
+
+def test_an_output_of_the_model_is_good(beads: cs.Model, seen: SEEN) -> None:
+    found = cs.check(beads, seen.image, seen.output)
+    assert (found.domain, found.verdict) == ("inside", "good")
+    assert found.trust is not None
+    assert found.trust.pixels.dtype == np.uint8
+    assert found.trust.pixels.shape == seen.output.pixels.shape
+    assert (found.trust.pixels > 50).mean() < 0.01
+    assert found.numbers["rsp"] > 0.99
+    assert {"chi_square", "rse", "beyond_share", "distance"} <= set(found.numbers)
+
+
+def test_a_bead_that_was_deleted_shows_in_the_map(beads: cs.Model, seen: SEEN) -> None:
+    pixels = seen.output.pixels.copy()
+    inner = pixels[60:-60, 60:-60]
+    y, x = (n + 60 for n in np.unravel_index(inner.argmax(), inner.shape))
+    pixels[y - 6 : y + 7, x - 6 : x + 7] = np.median(pixels)
+    found = cs.check(beads, seen.image, seen.output.with_pixels(pixels))
+    assert found.trust is not None
+    assert found.trust.pixels[y - 4 : y + 5, x - 4 : x + 5].max() > 100
+
+
+def test_an_output_of_another_field_is_doubtful(beads: cs.Model, seen: SEEN) -> None:
+    turned = seen.output.with_pixels(np.rot90(seen.output.pixels).copy())
+    found = cs.check(beads, seen.image, turned)
+    assert found.verdict == "doubtful"
+    assert "contradict the input" in " ".join(found.reasons)
+
+
+def test_the_twin_shows_what_only_one_of_them_has(beads: cs.Model, seen: SEEN) -> None:
+    assert beads.twin is not None
+    plain = cs.check(beads, seen.image, seen.output, level="full")
+    pixels = seen.output.pixels.copy()
+    middle = pixels.shape[0] // 2
+    pixels[middle : middle + 3, middle : middle + 3] += 40
+    other = cs.check(beads, seen.image, seen.output.with_pixels(pixels), level="full")
+    assert plain.trust is not None
+    assert other.trust is not None
+    at = slice(middle, middle + 3)
+    assert int(other.trust.pixels[at, at].min()) > int(plain.trust.pixels[at, at].max()) + 100
+
+
+def test_parts_make_no_difference(
+    beads: cs.Model, seen: SEEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cs.check(beads, seen.image, seen.output, level="full")
+    monkeypatch.setattr(inspection, "TILE_PX", 96)
+    parts = cs.check(beads, seen.image, seen.output, level="full")
+    assert whole.trust is not None
+    assert parts.trust is not None
+    difference = whole.trust.pixels.astype(int) - parts.trust.pixels
+    assert np.abs(difference).max() <= 1
+    for name in ("chi_square", "rsp", "rse", "beyond_share"):
+        assert parts.numbers[name] == pytest.approx(whole.numbers[name], rel=1e-3)
+
+
+def test_the_border_is_not_judged(beads: cs.Model, seen: SEEN) -> None:
+    found = cs.check(beads, seen.image, seen.output)
+    assert found.trust is not None
+    assert found.trust.pixels[:8].max() == found.trust.pixels[:, -8:].max() == 0
+
+
+def test_without_a_certificate_nothing_is_claimed(beads: cs.Model, seen: SEEN) -> None:
+    bare = replace(beads, certificate={})
+    found = cs.check(bare, seen.image, seen.output)
+    assert (found.domain, found.verdict, found.trust) == (None, None, None)
+    assert "no certificate" in " ".join(found.reasons)
+
+
+def test_an_output_on_another_grid_is_told(beads: cs.Model, seen: SEEN) -> None:
+    with pytest.raises(cs.InputError, match="the model makes"):
+        cs.check(beads, seen.image, seen.output.with_pixels(seen.output.pixels[1:]))
+
+
+@pytest.mark.parametrize("level", ["fast", "full"])
+def test_files_and_slides_get_the_same_map(
+    beads: cs.Model, seen: SEEN, tmp_path: Path, level: str
+) -> None:
+    write_image(seen.image, tmp_path / "a.tif")
+    maps, entries = [], []
+    for name in ("sharp.tif", "sharp.ome.zarr"):
+        made = cs.predict_files(
+            beads, tmp_path / "a.tif", tmp_path / name, plan=PLAN, inspector=cs.Inspector(level)
+        )
+        entries.append(made.outputs[0])
+        trust = Path(entries[-1]["quality"]["trust"])
+        assert trust.name == name.replace("sharp", "sharp.trust")
+        if name.endswith("zarr"):
+            with open_slide(trust) as slide:
+                maps.append(slide.read((), slice(0, 384), slice(0, 384)))
+        else:
+            maps.append(read_image(trust).pixels)
+    assert np.array_equal(maps[0], maps[1])
+    assert [entry["verdict"] for entry in entries] == ["good", "good"]
+
+
+def test_a_lapse_of_two_grids_is_judged_frame_by_frame() -> None:
+    model = cs.Model.load("tirf-sim-pits")
+    (pair,) = cs.simulate("tirf-sim", pairs=1, size_px=256, frames=2, seed=5100)
+    output = cs.predict(model, pair.source, plan=PLAN)
+    found = cs.check(model, pair.source, output)
+    assert found.trust is not None
+    assert found.trust.pixels.shape == output.pixels.shape
+    assert found.verdict == "good"
+
+
+def test_a_model_is_certified_on_its_pairs(beads: cs.Model) -> None:
+    assert beads.plan["seed"] is not None
+    with pytest.raises(cs.PairError, match="no pairs"):
+        cs.certify(beads, [])

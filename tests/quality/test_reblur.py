@@ -1,0 +1,154 @@
+"""A known blur comes back; z is of variance 1 where all is right, and shows what is not."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from crosscope.data.errors import PairError
+from crosscope.data.images import Image
+from crosscope.data.registered import RegisteredPair
+from crosscope.data.transforms import IDENTITY
+from crosscope.deconvolution import FWHM_PER_SIGMA
+from crosscope.quality.forward import Forward, in_blocks
+from crosscope.quality.reblur import (
+    LIMIT,
+    Sums,
+    add_up,
+    fine_share,
+    learn_forward,
+    make_reblurrer,
+)
+
+GAIN, ZERO, BACKGROUND, SIGMA_PX = 3.0, 20.0, 50.0, 4.0
+
+
+def spots(rng: np.random.Generator, px: int = 320, count: int = 120) -> np.ndarray:
+    """Round spots, 1.6 px of standard deviation, about 200 high."""
+    image = np.zeros((px, px))
+    y, x = rng.integers(0, px, (2, count))
+    image[y, x] = rng.uniform(0.5, 1.5, count)
+    return 200 * 2 * np.pi * 1.6**2 * ndimage.gaussian_filter(image, 1.6)
+
+
+def pair_of(sharp: np.ndarray, rng: np.random.Generator) -> RegisteredPair:
+    blurred = ndimage.gaussian_filter(sharp, SIGMA_PX, mode="mirror")
+    source = rng.poisson(GAIN * blurred + BACKGROUND - 10) + 10.0
+    target = rng.poisson(sharp + ZERO).astype(np.float32)
+    size = (30.0, 30.0)
+    return RegisteredPair(
+        name="a",
+        source=Image(source.astype(np.float32), "yx", size),
+        target=Image(target, "yx", size),
+        transform=IDENTITY,
+        origin_yx_px=(0, 0),
+        source_pixel_size_nm=size,
+        residual_px=None,
+        correlation_before=None,
+        correlation_after=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[list[np.ndarray], list[RegisteredPair], Forward]:
+    rng = np.random.default_rng(3)
+    sharp = [spots(rng) for _ in range(3)]
+    pairs = [pair_of(image, rng) for image in sharp]
+    outputs = [(image + ZERO).astype(np.float32) for image in sharp]
+    return sharp, pairs, learn_forward(pairs, outputs, zoom=1.0)
+
+
+def test_blur_gain_and_levels_come_back(
+    known: tuple[list[np.ndarray], list[RegisteredPair], Forward],
+) -> None:
+    _, _, forward = known
+    assert forward.gain == pytest.approx(GAIN, rel=0.05)
+    assert forward.background == pytest.approx(BACKGROUND, abs=4)
+    frequency = np.linspace(0, 0.5, 65)
+    true = np.exp(-2 * (np.pi * SIGMA_PX * frequency) ** 2)
+    assert np.abs(np.array(forward.transfer) - true).max() < 0.06
+    width = np.hypot(SIGMA_PX, 1.6) * FWHM_PER_SIGMA
+    assert forward.source_fwhm_px == pytest.approx(width, rel=0.06)
+    assert forward.target_fwhm_px == pytest.approx(1.6 * FWHM_PER_SIGMA, rel=0.06)
+
+
+def test_z_has_variance_one_where_the_output_is_right(
+    known: tuple[list[np.ndarray], list[RegisteredPair], Forward],
+) -> None:
+    _, _, forward = known
+    rng = np.random.default_rng(4)
+    sharp = spots(rng)
+    pair = pair_of(sharp, rng)
+    output = (sharp + ZERO).astype(np.float32)
+    reblurrer = make_reblurrer(forward, [pair.source.pixels], [output])
+    found = reblurrer.compare(pair.source.pixels, output)
+    inner = slice(forward.border, -forward.border)
+    sums = add_up(found, inner, inner)
+    assert 0.6 < sums.chi_square < 1.6
+    assert sums.beyond_share < 2e-3
+    assert sums.rsp is not None
+    assert sums.rsp > 0.97
+
+
+@pytest.mark.parametrize("what", ["added", "deleted", "moved"])
+def test_what_is_wrong_in_the_output_shows(
+    known: tuple[list[np.ndarray], list[RegisteredPair], Forward], what: str
+) -> None:
+    _, _, forward = known
+    rng = np.random.default_rng(5)
+    spot = np.zeros((320, 320))
+    spot[160, 160] = 2 * np.pi * 1.6**2
+    spot = 200 * ndimage.gaussian_filter(spot, 1.6)
+    sharp = spots(rng, count=40)
+    sharp *= 1 - ndimage.gaussian_filter((spot > 0.01).astype(float), 12) / 0.2 > 0
+    true = sharp + (0 if what == "added" else spot)
+    pair = pair_of(true, rng)
+    wrong = {"added": 0.25 * spot, "deleted": 0 * spot, "moved": np.roll(spot, 4, axis=0)}[what]
+    output = (sharp + wrong + ZERO).astype(np.float32)
+    reblurrer = make_reblurrer(forward, [pair.source.pixels], [output])
+    z = reblurrer.compare(pair.source.pixels, output).z
+    at, far = 160 // forward.block_px, 12 // forward.block_px
+    near = z[at - far : at + far + 1, at - far : at + far + 1]
+    assert np.abs(near).max() > LIMIT
+    if what != "moved":
+        assert np.sign(near.flat[np.abs(near).argmax()]) == (-1 if what == "added" else 1)
+
+
+def test_an_empty_target_gives_no_blur() -> None:
+    rng = np.random.default_rng(1)
+    pair = pair_of(np.zeros((128, 128)), rng)
+    with pytest.raises(PairError, match="anything of its target"):
+        learn_forward([pair], [np.zeros((128, 128), np.float32)], zoom=1.0)
+
+
+def test_it_survives_json_and_damage_is_noticed(
+    known: tuple[list[np.ndarray], list[RegisteredPair], Forward],
+) -> None:
+    _, _, forward = known
+    value = json.loads(json.dumps(forward.to_json(), allow_nan=False))
+    again = Forward.from_json(value)
+    assert again.gain == forward.gain
+    assert np.allclose(again.transfer, forward.transfer, atol=1e-6)
+    for damage in ({"gain": 0.0}, {"transfer": [1.0]}, {"zoom": float("inf")}):
+        with pytest.raises(ValueError, match=r"must be above 0|damaged"):
+            Forward.from_json(value | damage)
+
+
+def test_blocks_are_means_and_repeat_the_border() -> None:
+    found = in_blocks(np.arange(15.0).reshape(3, 5), 2)
+    assert found.tolist() == [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
+
+
+def test_white_noise_is_seen_whole_without_resampling_and_less_with() -> None:
+    assert fine_share(1.0, 1, registered=False) == pytest.approx(1, rel=0.03)
+    assert fine_share(1.0, 2, registered=False) == pytest.approx(1 / 4, rel=0.04)
+    assert fine_share(1.0, 2, registered=True) < fine_share(1.0, 2, registered=False)
+
+
+def test_sums_of_parts_are_those_of_the_whole() -> None:
+    first = Sums(2, 2.0, 1, 3.0, 4.0, 5.0, 9.0, 6.0, 1.0)
+    both = sum([first, first], Sums())
+    assert (both.count, both.beyond, both.chi_square) == (4, 2, 1.0)
+    assert both.rsp == first.rsp
+    assert Sums(1, source=1.0, source2=1.0).rsp is None
