@@ -10,7 +10,8 @@ import numpy as np
 import crosscope as cs
 from crosscope.optics.systems import SimulatedPair
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "examples")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from recipes import View
 

@@ -1,0 +1,218 @@
+"""Objects added to, taken from and changed in real outputs -> results/quality/injections.json.
+
+    python benchmarks/quality/injections.py [--seeds 3] [--fields 6]
+
+T1 and T2. In outputs of models that come with the program, isolated objects are changed: one is
+added beside them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
+made 1.5 times as bright, split in two half of that width apart; and close pairs, 0.3 to 0.7 of it
+apart, are merged into one. Score: the largest value of the trust map near the place, before it is
+rounded. "re-blur" is the fast check, also with a point spread function that is known to 10 % only,
+"combined" the full one, with the twin; "SQUIRREL" the plain difference of the output blurred by the
+same width. Sham: nothing is changed, some places against the others.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from fields import RESULTS, SEEDS, VIEWS, auroc, simulate
+from machine import describe_machine
+
+import crosscope as cs
+from crosscope.data.grids import resample
+from crosscope.deconvolution import FWHM_PER_SIGMA
+from crosscope.metrics.spots import close_pairs, compare_spots
+from crosscope.metrics.squirrel import measure_squirrel
+from crosscope.metrics.typical import places_of
+from crosscope.model.engine import Engine
+from crosscope.prediction.tiling import sharpen
+from crosscope.quality.disagreement import Usual
+from crosscope.quality.forward import Forward
+from crosscope.quality.reblur import LIMIT, make_reblurrer
+
+MODELS = ("confocal-sted-beads", "tirf-sim-pits")
+SIZE_PX = 512
+ENGINE = Engine(1, "float32")
+ADDED, BRIGHTER, MOVED, APART = 0.25, 1.5, 0.35, 0.5
+PAIRED = (0.3, 0.7)
+KINDS = ("sham", "added", "deleted", "moved", "brighter", "split", "merged")
+WRONG_PSF = {"PSF known": 1.0, "PSF 10 % too wide": 1.1, "PSF 10 % too narrow": 0.9}
+Grey = np.ndarray[Any, Any]
+
+
+def main() -> None:
+    """Inject, score, and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--fields", type=int, default=6)
+    asked = parser.parse_args()
+    found = {}
+    for name in MODELS:
+        model = cs.Model.load(name)
+        scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for seed in SEEDS[: asked.seeds]:
+            for n, pair in enumerate(
+                simulate(VIEWS[name], fields=asked.fields, size_px=SIZE_PX, seed=seed)
+            ):
+                rng = np.random.default_rng([seed, n])
+                score_field(model, pair.source, scores, rng)
+        found[name] = {method: summarise(kinds) for method, kinds in scores.items()}
+        for method, kinds in found[name].items():
+            print(name, method, {kind: each["auroc"] for kind, each in kinds.items()}, flush=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = {"machine": describe_machine(), "limit": LIMIT, "models": found}
+    (RESULTS / "injections.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def score_field(model: cs.Model, image: cs.Image, scores: dict[str, Any], rng: Any) -> None:
+    """Change every third object of an output in turn by each kind, and score all places."""
+    zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
+    source = resample(image.pixels, (zoom, zoom)).astype(np.float32)
+    output = sharpen(model, source[None], engine=ENGINE)[0]
+    twin = None
+    if model.twin:
+        twin = sharpen(model, source[None], engine=ENGINE, network=model.twin)[0]
+    forward = Forward.from_json(model.certificate["forward"])
+    width_px = forward.source_fwhm_px
+    places = {kind: isolated_places(output, forward)[:, None] for kind in KINDS}
+    places["merged"] = paired_places(output, forward)
+    for kind in KINDS:
+        order = rng.permutation(len(places[kind]))
+        changed, touched, others = output.copy(), [], []
+        for i, objects in enumerate(places[kind][order]):
+            if i % 3:  # two of three stay as they are
+                others.append(objects.mean(axis=0))
+            else:
+                touched.append(change(changed, objects, kind, forward, rng))
+        for method, score in methods(model, forward, source, changed, twin).items():
+            near = round(width_px)
+            kept = scores.setdefault(method, {}).setdefault(kind, {"with": [], "without": []})
+            kept["with"] += [largest(score, place, near) for place in touched]
+            kept["without"] += [largest(score, place, near) for place in others]
+
+
+def methods(
+    model: cs.Model, forward: Forward, source: Grey, output: Grey, twin: Grey | None
+) -> dict[str, Grey]:
+    """Return a score for each pixel, by the name of the method."""
+    found = {}
+    for name, factor in WRONG_PSF.items():
+        reblurrer = make_reblurrer(stretched(forward, factor), [source], [output])
+        z = np.abs(reblurrer.compare(source, output).z)
+        blocks = z.repeat(forward.block_px, axis=0).repeat(forward.block_px, axis=1)
+        found["re-blur" if factor == 1 else f"re-blur, {name}"] = blocks[
+            : output.shape[0], : output.shape[1]
+        ]
+    if twin is not None:
+        usual = Usual.from_json(model.certificate["twin"])
+        other = np.abs(usual.disagreement(output, twin))
+        found["combined"] = np.maximum(found["re-blur"], other)
+    sigma_px = np.sqrt(forward.source_fwhm_px**2 - forward.target_fwhm_px**2) / FWHM_PER_SIGMA
+    squirrel = measure_squirrel(output, source, sigma_px=float(sigma_px))
+    if squirrel.error_map is not None:
+        found["SQUIRREL"] = np.abs(squirrel.error_map)
+    return found
+
+
+def stretched(forward: Forward, factor: float) -> Forward:
+    """Return a blur that is so many times as wide."""
+    known = np.linspace(0, 0.5, len(forward.transfer))
+    transfer = np.interp(np.minimum(known * factor, 0.5), known, forward.transfer)
+    return replace(forward, transfer=tuple(transfer.tolist()))
+
+
+def draw_spot(output: Grey, place: Grey, height: float, forward: Forward) -> None:
+    """Add a spot of the target's width."""
+    sigma = forward.target_fwhm_px / FWHM_PER_SIGMA
+    y, x = np.ogrid[: output.shape[0], : output.shape[1]]
+    distance2 = (y - place[0]) ** 2 + (x - place[1]) ** 2
+    output += (height * np.exp(-distance2 / (2 * sigma**2))).astype(output.dtype)
+
+
+def isolated_places(output: Grey, forward: Forward) -> Grey:
+    """Return where objects stand alone, away from the border: n x 2."""
+    distance_px = 2.5 * forward.source_fwhm_px
+    places = places_of(output.astype(np.float64), forward.target_fwhm_px, distance_px)
+    return places[inside(places, output, forward)]
+
+
+def paired_places(output: Grey, forward: Forward) -> Grey:
+    """Return where two objects are close to each other and to no other: n x 2 x 2."""
+    image, width_px = output.astype(np.float64), forward.source_fwhm_px
+    found = compare_spots(image, image, fwhm_px=forward.target_fwhm_px)
+    spots = found.reference
+    pairs = close_pairs(spots, threshold=found.threshold, alone_px=2 * width_px)
+    if not len(pairs):
+        return np.zeros((0, 2, 2))
+    places = spots.yx_px[pairs]
+    apart = np.linalg.norm(places[:, 0] - places[:, 1], axis=1) / width_px
+    close = (apart > PAIRED[0]) & (apart < PAIRED[1])
+    return places[close & inside(places.mean(axis=1), output, forward)]
+
+
+def inside(places: Grey, output: Grey, forward: Forward) -> Grey:
+    """Tell which places are far enough from the border."""
+    margin = 3 * forward.source_fwhm_px
+    return np.all((places > margin) & (places < np.array(output.shape) - margin), axis=1)
+
+
+def change(output: Grey, objects: Grey, kind: str, forward: Forward, rng: Any) -> Grey:
+    """Change one object of an output, or a pair, in place; return where the change is."""
+    place, angle = objects.mean(axis=0), rng.uniform(0, 2 * np.pi)
+    along = forward.source_fwhm_px * np.array([np.sin(angle), np.cos(angle)])
+    radius, level = round(1.2 * forward.target_fwhm_px), float(np.median(output))
+    windows = []
+    for y, x in np.rint(objects).astype(int):
+        windows.append((slice(y - radius, y + radius + 1), slice(x - radius, x + radius + 1)))
+    heights = [float(output[at].max()) - level for at in windows]
+    if kind == "sham":
+        return place
+    if kind == "added":
+        draw_spot(output, place + 1.2 * along, ADDED * heights[0], forward)
+        return place + 1.2 * along
+    if kind == "brighter":
+        output[windows[0]] += (BRIGHTER - 1) * (output[windows[0]] - level)
+        return place
+    for at in windows:
+        output[at] = level
+    if kind == "moved":
+        draw_spot(output, place + MOVED * along, heights[0], forward)
+    elif kind == "split":
+        for side in (-0.5, 0.5):
+            draw_spot(output, place + side * APART * along, heights[0] / 2, forward)
+    elif kind == "merged":
+        draw_spot(output, place, sum(heights), forward)
+    return place
+
+
+def largest(score: Grey, place: Grey, near: int) -> float:
+    """Return the largest score near a place."""
+    y, x = np.rint(place).astype(int)
+    part = score[max(0, y - near) : y + near + 1, max(0, x - near) : x + near + 1]
+    return float(part.max())
+
+
+def summarise(kinds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Return AUROC, recall at 5 % false alarms, and at the limit; null where nothing was found."""
+    found: dict[str, Any] = {}
+    for kind, scores in kinds.items():
+        with_, without = scores["with"], scores["without"]
+        if not (with_ and without):
+            found[kind] = {"n": len(with_), "without": len(without), "auroc": None}
+            continue
+        level = float(np.quantile(without, 0.95))
+        found[kind] = {
+            "n": len(with_),
+            "without": len(without),
+            "auroc": auroc(without, with_),
+            "recall_at_5_percent": float(np.mean(np.array(with_) > level)),
+            "recall_at_limit": float(np.mean(np.array(with_) > LIMIT)),
+            "alarms_at_limit": float(np.mean(np.array(without) > LIMIT)),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
