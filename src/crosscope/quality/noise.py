@@ -82,13 +82,13 @@ def measure_noise(
     # equal steps of the level: bright pixels are few, and say most about the gain
     edges = np.linspace(level.min(), np.quantile(level, 0.999) + 1e-6, BINS + 1)
     which = np.digitize(level, edges[1:-1])
+    bins = [which == n for n in range(BINS)]
+    filled = [inside for inside in bins if inside.sum() >= LEAST_IN_BIN]
     levels, variances, weights = [], [], []
-    for n in range(BINS):
-        inside = which == n
-        if inside.sum() >= LEAST_IN_BIN:
-            levels.append(float(level[inside].mean()))
-            variances.append(float(np.median(fine[inside]) * _TO_SD) ** 2)
-            weights.append(float(np.sqrt(inside.sum())) / max(variances[-1], 1e-12))
+    for inside in filled or [which >= 0]:
+        levels.append(float(level[inside].mean()))
+        variances.append(float(np.median(fine[inside]) * _TO_SD) ** 2)
+        weights.append(float(np.sqrt(inside.sum())) / max(variances[-1], 1e-12))
     zero = levels[0]
     if len(levels) > 1:
         slope, start = np.polyfit(np.array(levels) - zero, variances, 1, w=weights)
