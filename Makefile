@@ -29,6 +29,9 @@ benchmark: .venv/ready
 	$(PY) benchmarks/scale.py scale
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/performance_page.py
+	$(PY) benchmarks/quality/domain.py
+	$(PY) benchmarks/quality/injections.py
+	$(PY) benchmarks/quality/trust_page.py
 	$(PY) examples/real_microtubules.py real_microtubules
 	$(PY) examples/real_storm.py real_storm
 

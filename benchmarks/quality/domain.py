@@ -1,6 +1,6 @@
 """The gate: what is accepted and refused, and by how much -> results/quality/domain.json (T5).
 
-    python benchmarks/quality/domain.py [--seeds 3] [--fields 8]
+    python benchmarks/quality/domain.py [--seeds 3] [--fields 12]
 
 Of every model that comes with the program: held-out fields, other samples, a mis-stated pixel size,
 a wider point spread function, a quarter of the light, saturation. A field is refused where it is
@@ -35,7 +35,7 @@ def main() -> None:
     """Judge all, and write what became of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
-    parser.add_argument("--fields", type=int, default=8)
+    parser.add_argument("--fields", type=int, default=12)
     asked = parser.parse_args()
     found = {}
     for name, view in VIEWS.items():

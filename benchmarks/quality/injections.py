@@ -1,6 +1,6 @@
 """Objects added to, taken from and changed in real outputs -> results/quality/injections.json.
 
-    python benchmarks/quality/injections.py [--seeds 3] [--fields 6]
+    python benchmarks/quality/injections.py [--seeds 3] [--fields 7]
 
 T1 and T2. In outputs of models that come with the program, isolated objects are changed: one is
 added beside them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
@@ -46,7 +46,7 @@ def main() -> None:
     """Inject, score, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
-    parser.add_argument("--fields", type=int, default=6)
+    parser.add_argument("--fields", type=int, default=7)
     asked = parser.parse_args()
     found = {}
     for name in MODELS:
