@@ -31,6 +31,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/performance_page.py
 	$(PY) benchmarks/quality/domain.py
 	$(PY) benchmarks/quality/injections.py
+	$(PY) benchmarks/quality/cost.py
 	$(PY) benchmarks/quality/trust_page.py
 	$(PY) examples/real_microtubules.py real_microtubules
 	$(PY) examples/real_storm.py real_storm

@@ -17,16 +17,17 @@ Figures = Mapping[str, Any]
 
 def main() -> None:
     """Write every table of which there are results."""
-    makers = {"domain": gate, "injections": injections}
+    makers = {"domain": gate, "injections": injections, "cost": cost}
     found = {name: RESULTS / f"{name}.json" for name in makers}
     fill_page(
         PAGE,
-        {
-            name: makers[name](json.loads(path.read_text())["models"])
-            for name, path in found.items()
-            if path.exists()
-        },
+        {name: makers[name](_figures(path)) for name, path in found.items() if path.exists()},
     )
+
+
+def _figures(path: Path) -> Figures:
+    found: Figures = json.loads(path.read_text())
+    return found["sides"] if "sides" in found else found["models"]
 
 
 def gate(models: Figures) -> list[str]:
@@ -46,7 +47,7 @@ def gate(models: Figures) -> list[str]:
 
 
 def _refusal(figures: Figures | None) -> str | None:
-    return figures and f"{figures['refused']:.0%}, {figures['auroc']:.3f}"
+    return None if figures is None else f"{figures['refused']:.0%}, {figures['auroc']:.3f}"
 
 
 def injections(models: Figures) -> list[str]:
@@ -58,6 +59,22 @@ def injections(models: Figures) -> list[str]:
         for method, figures in methods.items()
     ]
     return table(["AUROC (recall at 5 % false alarms)", *kinds], rows)
+
+
+def cost(sides: Figures) -> list[str]:
+    """Return what the fast check takes beside the prediction."""
+    rows = [
+        [
+            side,
+            f"{each['predict_cpu_s']:.2f}",
+            f"{each['check_cpu_s']:.2f}",
+            f"{each['share_cpu']:.0%}",
+            f"{each['share_wall']:.0%}",
+        ]
+        for side, each in sides.items()
+    ]
+    head = ["image", "prediction, processor s", "check", "share", "share of the seconds"]
+    return table(head, rows)
 
 
 def _score(figures: Figures) -> str | None:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32, Num
 from torch import nn
 
 from crosscope.data.sampling import Scaling
+from crosscope.model.engine import Engine
 from crosscope.quality.features import CROP_PX, NAMES, make_whole, measure_features
 
 CROPS, DEEP_CROPS = 16, 4
@@ -29,6 +30,7 @@ NEAR, OUTSIDE = 1.15, 1.5
 """Distances, of the largest that a field of the same kind has, beyond which an image is so."""
 COUNTS = (1, 4, 16)
 """Numbers of crops for which that largest distance is known."""
+_ONE_THREAD = Engine(1, "float32")
 _SATURATED = 0.01  # of the bright pixels
 _SHRINK = 0.1  # of the covariance towards its diagonal
 _PRIOR, _PRIOR_CROPS = 0.4, 20  # what crops of one kind vary by, where few were seen
@@ -231,7 +233,8 @@ def pool_bottleneck(
     x = torch.from_numpy(np.ascontiguousarray(crops[:, None, :height, :width]))
     x = x.to(next(generator.parameters()).device)
     pooled: Float[np.ndarray, "n c"]
-    deepest = generator.encode(x)  # type: ignore[operator]
+    with _ONE_THREAD.in_use():  # a few crops: waking a second thread takes longer
+        deepest = generator.encode(x)  # type: ignore[operator]
     pooled = deepest.abs().mean(dim=(2, 3)).cpu().numpy().astype(np.float64)
     return np.log(pooled + 1e-6)
 

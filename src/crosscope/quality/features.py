@@ -86,14 +86,15 @@ def saturated_share(pixels: Num[np.ndarray, "*shape"]) -> float:
     """Return what part of the bright pixels is cut off at the highest grey value; 0 if none is.
 
     Of raw pixels: resampling wipes it out. Grey values thin out towards the brightest; where at
-    least 10 pixels, and three times as many as in the 3 % of the range below, share the highest
-    one, light was cut off.
+    least 5 pixels, and three times as many as in the 3 % of the range below (one grey value, at
+    least), share the highest one, light was cut off.
     """
     highest, middle = float(pixels.max()), float(np.median(pixels))
     rise = highest - middle
     at_top = int((pixels == highest).sum())
-    below = int((pixels >= highest - 0.03 * rise).sum()) - at_top
-    if rise <= 0 or at_top < 10 or at_top < 3 * below:
+    step = 0 if pixels.dtype.kind == "f" else 1
+    below = int((pixels >= highest - max(0.03 * rise, step)).sum()) - at_top
+    if rise <= 0 or at_top < 5 or at_top < 3 * below:
         return 0.0
     return at_top / int((pixels > middle + 0.3 * rise).sum())
 
