@@ -200,7 +200,7 @@ def truly_seen(
 
 
 def _labels(view: View) -> list[Float[np.ndarray, "_n 2"]]:
-    finest_nm = fwhm_nm({"confocal-sted": sted_otf, "tirf-sim": sim_otf}[view.system]())
+    finest_nm = fwhm_nm(sted_otf() if view.system == "confocal-sted" else sim_otf())
     stock = SAMPLES[view.sample](np.random.default_rng(7), extent_nm=6e4, finest_nm=finest_nm)
     assert stock.owner is not None
     labels = [

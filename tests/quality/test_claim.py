@@ -131,7 +131,8 @@ def test_a_network_that_shows_nothing_makes_no_spots() -> None:
     assert claim.resolution_nm is None
     assert claim.reason == "this model makes no spots of points"
     assert claim.p_missed == 1.0
-    assert claim.position_bias_nm is claim.intensity_bias is None
+    assert claim.position_bias_nm is None
+    assert claim.intensity_bias is None
     assert "No resolution can be claimed" in claim.sentence
     assert Claim.from_json(json.loads(json.dumps(claim.to_json(), allow_nan=False))) == claim
 
@@ -254,7 +255,8 @@ def test_a_network_that_squares_has_a_slope_of_2() -> None:
 def test_without_light_there_is_no_slope() -> None:
     found = measure_quantities(model_of(lambda x: 0 * x), CLEAR)
 
-    assert found.slope is found.r2 is found.ratios is found.offset_change is None
+    nothing = (found.slope, found.r2, found.ratios, found.offset_change)
+    assert nothing == (None, None, None, None)
     assert "no spots" in found.sentence
     assert Quantities.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 

@@ -50,7 +50,7 @@ def test_a_point_comes_out_at_its_place_with_the_peak_that_was_asked(zoom: float
     raw = see_by(blur(3.0, zoom=zoom))(places, peaks, 256, np.random.default_rng(0))
 
     assert raw.shape == (int(256 / zoom + 0.01),) * 2
-    assert np.unravel_index(raw.argmax(), raw.shape) == (50, 50)
+    assert raw.argmax() == 50 * raw.shape[1] + 50
     assert raw.max() == pytest.approx(400.0, rel=0.01)
     assert np.median(raw) == 100.0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from crosscope.data.registered import RegisteredPair
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.tiling import sharpen
+from crosscope.quality.claim import measure_claim
 from crosscope.quality.disagreement import learn_usual
 from crosscope.quality.domain import learn_domain
+from crosscope.quality.quantities import measure_quantities
 from crosscope.quality.reblur import add_up, learn_forward, make_reblurrer
 
 ENGINE = Engine(1, "float32")
@@ -38,7 +41,9 @@ def certify(
     Model
         With `certificate`: "domain" (what its images look like), "forward" (how the target is
         blurred to the source, and the detector's noise), "agreement" (how well inputs and outputs
-        agree, of each field) and "twin" (how far it usually is from its regression twin).
+        agree, of each field), "claim" (from where points are told apart, what is invented),
+        "quantities" (whether brightness is kept) and "twin" (how far it usually is from its
+        regression twin).
 
     Raises
     ------
@@ -53,7 +58,7 @@ def certify(
         outputs.append(sharpen(model, source[None], engine=ENGINE)[0])
         if model.twin:
             twins.append(sharpen(model, source[None], engine=ENGINE, network=model.twin)[0])
-        watch(0.8 * (n + 1) / len(sources))
+        watch(0.4 * (n + 1) / len(sources))
     zoom = float(
         np.sqrt(np.prod(np.divide(model.source_pixel_size_nm, model.target_pixel_size_nm)))
     )
@@ -67,12 +72,15 @@ def certify(
             sums = add_up(compared, inner[0], inner[1])
             agreement.append({"chi_square": sums.chi_square, "beyond_share": sums.beyond_share})
     domain = learn_domain(model.generator, sources, model.source_scaling)
-    watch(1.0)
-    certificate = {
+    watch(0.5)
+    certificate: dict[str, Any] = {
         "domain": domain.to_json(),
         "forward": forward.to_json(),
         "agreement": agreement,
     }
+    certificate["claim"] = measure_claim(model, forward, engine=ENGINE).to_json()
+    certificate["quantities"] = measure_quantities(model, forward, engine=ENGINE).to_json()
+    watch(1.0)
     if twins:
         certificate["twin"] = learn_usual(outputs, twins, forward).to_json()
     return replace(model, certificate=certificate)

@@ -507,6 +507,8 @@ def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
             )
         for name in ("chi_square", "rsp", "rse", "beyond_share"):
             found.setdefault(name, []).append(getattr(sums, name))
+        claim = walk.view.model.certificate["claim"]
+        found.setdefault("claimed_resolution_nm", []).append(claim["resolution_nm"])
     single = len(walks) == 1
     numbers |= {name: values[0] if single else values for name, values in found.items()}
     verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"

@@ -118,7 +118,7 @@ def light_of(
     It is counted from the median of the rings around all the places, up to 1.2 times as far.
     """
     reach = math.ceil(_RING * radius_px)
-    steps = np.stack(np.mgrid[-reach : reach + 1, -reach : reach + 1], axis=-1).reshape(-1, 2)
+    steps = np.moveaxis(np.mgrid[-reach : reach + 1, -reach : reach + 1], 0, -1).reshape(-1, 2)
     distance = np.hypot(*steps.T)
     places = np.rint(yx_px).astype(int)[:, None] + steps
     inside = np.all((places >= 0) & (places < image.shape), axis=-1)

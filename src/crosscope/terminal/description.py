@@ -102,6 +102,11 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "channels": [],
         "assumed": [],
         "card": dict(model.card),
+        "certificate": {
+            name: model.certificate[name]["sentence"]
+            for name in ("claim", "quantities")
+            if name in model.certificate
+        },
         "network": f"{model.network}, base {model.base}",
         "parameters": model.parameters,
         "source_pixel_size_nm": model.source_pixel_size_nm,
