@@ -84,6 +84,25 @@ def test_without_a_certificate_nothing_is_claimed(beads: cs.Model, seen: SEEN) -
     assert "no certificate" in " ".join(found.reasons)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("domain", {"features": 3}),
+        ("domain", None),
+        ("forward", {"transfer": "x"}),
+        ("agreement", [{"chi_square": "x"}]),
+        ("claim", {}),
+        ("twin", {"floor": -1.0, "share": 0.0, "zero": 0.0, "sigma_px": 1.0}),
+    ],
+)
+def test_a_damaged_certificate_is_told(
+    beads: cs.Model, seen: SEEN, part: str, value: object
+) -> None:
+    damaged = replace(beads, certificate={**beads.certificate, part: value})
+    with pytest.raises(cs.ModelError, match=f"certificate is damaged: {part}"):
+        cs.check(damaged, seen.image, seen.output, level="full")
+
+
 def test_an_output_on_another_grid_is_told(beads: cs.Model, seen: SEEN) -> None:
     with pytest.raises(cs.InputError, match="the model makes"):
         cs.check(beads, seen.image, seen.output.with_pixels(seen.output.pixels[1:]))

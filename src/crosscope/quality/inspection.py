@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
-from crosscope.data.errors import DomainError, InputError
+from crosscope.data.errors import DomainError, InputError, ModelError
 from crosscope.data.grids import resample_part, zoomed_shape
 from crosscope.data.images import Image, require_finite, select_channel, write_image
 from crosscope.data.sampling import Scaling
@@ -24,12 +24,14 @@ from crosscope.model.model import Model
 from crosscope.prediction.files import Judgement, Models
 from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
+from crosscope.quality.claim import Claim
 from crosscope.quality.disagreement import Usual
 from crosscope.quality.domain import CROPS, Belonging, Domain, judge_domain, place_crops
 from crosscope.quality.features import make_whole, saturated_share
 from crosscope.quality.forward import Forward
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
+Known = TypeVar("Known")
 LEVELS = ("none", "fast", "full")
 TENTHS = 10
 PLANES = 4
@@ -210,6 +212,25 @@ def _verdict(found: Judgement, trust: Image | None) -> Verdict:
     return Verdict(found.domain, found.verdict, found.reasons, found.numbers, trust)
 
 
+def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> Known:
+    """Return a part of a model's certificate; raise ModelError where it is damaged."""
+    try:
+        return read(model.certificate[part])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"its certificate is damaged: {part} ({type(error).__name__}: {str(error)[:100]})"
+        remedy = "Certify it anew on its pairs (cs.certify), or use --check none"
+        raise ModelError("the model", reason, remedy) from error
+
+
+def _most_allowed(agreement: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Return the chi-square and the share beyond the limit up to which an output is good."""
+    usual = [(float(each["chi_square"]), float(each["beyond_share"])) for each in agreement]
+    return (
+        max([_LEAST_CHI_SQUARE, *(_FAR * chi_square for chi_square, _ in usual)]),
+        max([_LEAST_BEYOND, *(_FAR * beyond for _, beyond in usual)]),
+    )
+
+
 # --- one channel ----------------------------------------------------------------------------------
 
 
@@ -282,7 +303,7 @@ def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]
 
 def judge_view(view: View) -> Belonging:
     """Compare a channel with the training fields of its model."""
-    domain = Domain.from_json(view.model.certificate["domain"])
+    domain = read_certificate(view.model, "domain", Domain.from_json)
     places = view.places
     chosen = [
         places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
@@ -418,7 +439,7 @@ def open_walks(
         return None
     walks = []
     for n, view in enumerate(views):
-        forward = Forward.from_json(view.model.certificate["forward"])
+        forward = read_certificate(view.model, "forward", Forward.from_json)
         channel = n if "c" in output.image.axes else None
         twin = usual = None
         if full and view.model.twin:
@@ -426,7 +447,7 @@ def open_walks(
             twin = make_sharpener(
                 view.model, engine=engine, network=view.model.twin, source_scaling=view.scaling
             )
-            usual = Usual.from_json(view.model.certificate["twin"])
+            usual = read_certificate(view.model, "twin", Usual.from_json)
         plain = Walk(view, output, channel, Reblurrer(forward, forward.noise, 0.0), twin, usual, [])
         walks.append(replace(plain, reblurrer=make_reblurrer(forward, *_samples(plain))))
     return walks
@@ -496,9 +517,7 @@ def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
             reasons.append(f"{walk.view.label}it is too small to be compared with its input")
             doubtful = True
             continue
-        usual = walk.view.model.certificate["agreement"]
-        chi_square = max([_LEAST_CHI_SQUARE, *(_FAR * each["chi_square"] for each in usual)])
-        beyond = max([_LEAST_BEYOND, *(_FAR * each["beyond_share"] for each in usual)])
+        chi_square, beyond = read_certificate(walk.view.model, "agreement", _most_allowed)
         if sums.chi_square > chi_square or sums.beyond_share > beyond:
             doubtful = True
             reasons.append(
@@ -507,8 +526,8 @@ def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
             )
         for name in ("chi_square", "rsp", "rse", "beyond_share"):
             found.setdefault(name, []).append(getattr(sums, name))
-        claim = walk.view.model.certificate["claim"]
-        found.setdefault("claimed_resolution_nm", []).append(claim["resolution_nm"])
+        claim = read_certificate(walk.view.model, "claim", Claim.from_json)
+        found.setdefault("claimed_resolution_nm", []).append(claim.resolution_nm)
     single = len(walks) == 1
     numbers |= {name: values[0] if single else values for name, values in found.items()}
     verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"
