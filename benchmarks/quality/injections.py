@@ -1,14 +1,15 @@
 """Objects added to, taken from and changed in real outputs -> results/quality/injections.json.
 
-    python benchmarks/quality/injections.py [--seeds 3] [--fields 7]
+    python benchmarks/quality/injections.py [--seeds 3] [--fields 8] [--pair-fields 24]
 
 T1 and T2. In outputs of models that come with the program, isolated objects are changed: one is
 added beside them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
 made 1.5 times as bright, split in two half of that width apart; and close pairs, 0.3 to 0.7 of it
-apart, are merged into one. Score: the largest value of the trust map near the place, before it is
-rounded. "re-blur" is the fast check, also with a point spread function that is known to 10 % only,
-"combined" the full one, with the twin; "SQUIRREL" the plain difference of the output blurred by the
-same width. Sham: nothing is changed, some places against the others.
+apart, are merged into one. What is moved, split or merged keeps its light. Score: the largest value
+of the trust map near the place, before it is rounded; places that a change near them may reach
+don't count as unchanged. "re-blur" is the fast check, also with a point spread function that is
+known to 10 % only, "combined" the full one, with the twin; "SQUIRREL" the plain difference of the
+output blurred by the same width. Sham: nothing is changed, some places against the others.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from fields import RESULTS, SEEDS, VIEWS, auroc, simulate
 from machine import describe_machine
+from scipy import ndimage
 
 import crosscope as cs
 from crosscope.data.grids import resample
@@ -37,6 +39,7 @@ SIZE_PX = 512
 ENGINE = Engine(1, "float32")
 ADDED, BRIGHTER, MOVED, APART = 0.25, 1.5, 0.35, 0.5
 PAIRED = (0.3, 0.7)
+BEYOND = 3.0  # source widths from a change on: unchanged
 KINDS = ("sham", "added", "deleted", "moved", "brighter", "split", "merged")
 WRONG_PSF = {"PSF known": 1.0, "PSF 10 % too wide": 1.1, "PSF 10 % too narrow": 0.9}
 Grey = np.ndarray[Any, Any]
@@ -46,7 +49,8 @@ def main() -> None:
     """Inject, score, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
-    parser.add_argument("--fields", type=int, default=7)
+    parser.add_argument("--fields", type=int, default=8)
+    parser.add_argument("--pair-fields", type=int, default=24, help="close pairs are rare")
     asked = parser.parse_args()
     found = {}
     for name in MODELS:
@@ -54,10 +58,11 @@ def main() -> None:
         scores: dict[str, dict[str, dict[str, list[float]]]] = {}
         for seed in SEEDS[: asked.seeds]:
             for n, pair in enumerate(
-                simulate(VIEWS[name], fields=asked.fields, size_px=SIZE_PX, seed=seed)
+                simulate(VIEWS[name], fields=asked.pair_fields, size_px=SIZE_PX, seed=seed)
             ):
                 rng = np.random.default_rng([seed, n])
-                score_field(model, pair.source, scores, rng)
+                chosen = KINDS if n < asked.fields else ("merged",)
+                score_field(model, pair.source, scores, rng, chosen)
         found[name] = {method: summarise(kinds) for method, kinds in scores.items()}
         for method, kinds in found[name].items():
             print(name, method, {kind: each["auroc"] for kind, each in kinds.items()}, flush=True)
@@ -66,8 +71,14 @@ def main() -> None:
     (RESULTS / "injections.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def score_field(model: cs.Model, image: cs.Image, scores: dict[str, Any], rng: Any) -> None:
-    """Change every third object of an output in turn by each kind, and score all places."""
+def score_field(
+    model: cs.Model,
+    image: cs.Image,
+    scores: dict[str, Any],
+    rng: Any,
+    kinds: tuple[str, ...] = KINDS,
+) -> None:
+    """Change every third object of an output, or second pair, and score all places."""
     zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
     source = resample(image.pixels, (zoom, zoom)).astype(np.float32)
     output = sharpen(model, source[None], engine=ENGINE)[0]
@@ -78,11 +89,12 @@ def score_field(model: cs.Model, image: cs.Image, scores: dict[str, Any], rng: A
     width_px = forward.source_fwhm_px
     places = {kind: isolated_places(output, forward)[:, None] for kind in KINDS}
     places["merged"] = paired_places(output, forward)
-    for kind in KINDS:
+    for kind in kinds:
+        every = 2 if kind == "merged" else 3
         order = rng.permutation(len(places[kind]))
         changed, touched, others = output.copy(), [], []
         for i, objects in enumerate(places[kind][order]):
-            if i % 3:  # two of three stay as they are
+            if i % every:  # these stay as they are
                 others.append(objects.mean(axis=0))
             else:
                 touched.append(change(changed, objects, kind, forward, rng))
@@ -90,7 +102,9 @@ def score_field(model: cs.Model, image: cs.Image, scores: dict[str, Any], rng: A
             near = round(width_px)
             kept = scores.setdefault(method, {}).setdefault(kind, {"with": [], "without": []})
             kept["with"] += [largest(score, place, near) for place in touched]
-            kept["without"] += [largest(score, place, near) for place in others]
+            kept["without"] += [
+                largest(score, place, near) for place in apart(others, touched, width_px)
+            ]
 
 
 def methods(
@@ -123,12 +137,22 @@ def stretched(forward: Forward, factor: float) -> Forward:
     return replace(forward, transfer=tuple(transfer.tolist()))
 
 
-def draw_spot(output: Grey, place: Grey, height: float, forward: Forward) -> None:
-    """Add a spot of the target's width."""
-    sigma = forward.target_fwhm_px / FWHM_PER_SIGMA
-    y, x = np.ogrid[: output.shape[0], : output.shape[1]]
-    distance2 = (y - place[0]) ** 2 + (x - place[1]) ** 2
-    output += (height * np.exp(-distance2 / (2 * sigma**2))).astype(output.dtype)
+def cut_out(output: Grey, at: Grey, forward: Forward) -> Grey:
+    """Take the light about a pixel out of an output, in place, and return it."""
+    radius_px = round(1.2 * forward.target_fwhm_px)
+    window = tuple(slice(n - radius_px, n + radius_px + 1) for n in at)
+    level = np.float32(np.median(output))
+    light = output[window] - level
+    output[window] = level
+    return light
+
+
+def put_in(output: Grey, light: Grey, centre: Grey) -> None:
+    """Add light about a place between the pixels; nothing of it is lost."""
+    pixel = np.rint(centre).astype(int)
+    moved = ndimage.shift(np.pad(light, 2), centre - pixel)
+    corner = pixel - np.array(moved.shape) // 2
+    output[tuple(slice(n, n + size) for n, size in zip(corner, moved.shape, strict=True))] += moved
 
 
 def isolated_places(output: Grey, forward: Forward) -> Grey:
@@ -143,13 +167,25 @@ def paired_places(output: Grey, forward: Forward) -> Grey:
     image, width_px = output.astype(np.float64), forward.source_fwhm_px
     found = compare_spots(image, image, fwhm_px=forward.target_fwhm_px)
     spots = found.reference
-    pairs = close_pairs(spots, threshold=found.threshold, alone_px=2 * width_px)
+    pairs = close_pairs(spots, threshold=found.threshold, alone_px=width_px)
     if not len(pairs):
         return np.zeros((0, 2, 2))
     places = spots.yx_px[pairs]
-    apart = np.linalg.norm(places[:, 0] - places[:, 1], axis=1) / width_px
-    close = (apart > PAIRED[0]) & (apart < PAIRED[1])
+    distance = np.linalg.norm(places[:, 0] - places[:, 1], axis=1) / width_px
+    close = (distance > PAIRED[0]) & (distance < PAIRED[1])
     return places[close & inside(places.mean(axis=1), output, forward)]
+
+
+def apart(others: list[Grey], touched: list[Grey], width_px: float) -> list[Grey]:
+    """Return the places that no change near them can reach."""
+    if not touched:
+        return others
+    changes = np.array(touched)
+    return [
+        place
+        for place in others
+        if np.linalg.norm(changes - place, axis=1).min() > BEYOND * width_px
+    ]
 
 
 def inside(places: Grey, output: Grey, forward: Forward) -> Grey:
@@ -159,32 +195,40 @@ def inside(places: Grey, output: Grey, forward: Forward) -> Grey:
 
 
 def change(output: Grey, objects: Grey, kind: str, forward: Forward, rng: Any) -> Grey:
-    """Change one object of an output, or a pair, in place; return where the change is."""
+    """Change one object of an output, or a pair, in place; return where the change is.
+
+    What is moved or split keeps its light and its shape: nothing else may give it away.
+    """
     place, angle = objects.mean(axis=0), rng.uniform(0, 2 * np.pi)
     along = forward.source_fwhm_px * np.array([np.sin(angle), np.cos(angle)])
-    radius, level = round(1.2 * forward.target_fwhm_px), float(np.median(output))
-    windows = []
-    for y, x in np.rint(objects).astype(int):
-        windows.append((slice(y - radius, y + radius + 1), slice(x - radius, x + radius + 1)))
-    heights = [float(output[at].max()) - level for at in windows]
     if kind == "sham":
         return place
+    pixels = np.rint(objects).astype(int)
+    lights = [cut_out(output, pixel, forward) for pixel in pixels]
     if kind == "added":
-        draw_spot(output, place + 1.2 * along, ADDED * heights[0], forward)
+        put_in(output, lights[0], pixels[0])
+        put_in(output, ADDED * lights[0], pixels[0] + 1.2 * along)
         return place + 1.2 * along
     if kind == "brighter":
-        output[windows[0]] += (BRIGHTER - 1) * (output[windows[0]] - level)
-        return place
-    for at in windows:
-        output[at] = level
-    if kind == "moved":
-        draw_spot(output, place + MOVED * along, heights[0], forward)
+        put_in(output, BRIGHTER * lights[0], pixels[0])
+    elif kind == "moved":
+        put_in(output, lights[0], pixels[0] + MOVED * along)
     elif kind == "split":
         for side in (-0.5, 0.5):
-            draw_spot(output, place + side * APART * along, heights[0] / 2, forward)
+            put_in(output, lights[0] / 2, pixels[0] + side * APART * along)
     elif kind == "merged":
-        draw_spot(output, place, sum(heights), forward)
+        weights = [light.sum() for light in lights]
+        middle = np.average(objects, axis=0, weights=weights)
+        put_in(output, round_spot(sum(weights), lights[0].shape[0], forward), middle)
     return place
+
+
+def round_spot(light: float, size_px: int, forward: Forward) -> Grey:
+    """Return so much light, as wide as the target's finest structure."""
+    from_middle = np.arange(size_px) - size_px // 2
+    line = np.exp(-(from_middle**2) / 2 / (forward.target_fwhm_px / FWHM_PER_SIGMA) ** 2)
+    spot = np.outer(line, line)
+    return light * spot / spot.sum()
 
 
 def largest(score: Grey, place: Grey, near: int) -> float:

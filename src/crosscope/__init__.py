@@ -81,6 +81,12 @@ if TYPE_CHECKING:
     from crosscope.quality.inspection import Inspector as Inspector
     from crosscope.quality.inspection import Verdict as Verdict
     from crosscope.quality.inspection import check as check
+    from crosscope.quality.intervals import Interval as Interval
+    from crosscope.quality.intervals import calibrate as calibrate
+    from crosscope.quality.intervals import mark_sure as mark_sure
+    from crosscope.quality.intervals import predict_interval as predict_interval
+    from crosscope.quality.intervals import train_heads as train_heads
+    from crosscope.quality.intervals import with_intervals as with_intervals
     from crosscope.report.evaluation import Report as Report
     from crosscope.report.evaluation import evaluate as evaluate
     from crosscope.report.evaluation import read_truth as read_truth
@@ -112,6 +118,7 @@ _HOMES = {
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "quality.certificate": "certify",
     "quality.inspection": "Inspector Verdict check",
+    "quality.intervals": "Interval calibrate mark_sure predict_interval train_heads with_intervals",
     "report.evaluation": "Report evaluate read_truth",
     "report.measuring": "Measurement measure",
 }

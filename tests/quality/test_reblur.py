@@ -115,6 +115,20 @@ def test_what_is_wrong_in_the_output_shows(
         assert np.sign(near.flat[np.abs(near).argmax()]) == (-1 if what == "added" else 1)
 
 
+def test_parts_with_their_halo_are_the_whole(
+    known: tuple[list[np.ndarray], list[RegisteredPair], Forward],
+) -> None:
+    sharp, pairs, forward = known
+    source, output = pairs[0].source.pixels, (sharp[0] + ZERO).astype(np.float32)
+    reblurrer = make_reblurrer(forward, [source], [output])
+    halo = reblurrer.halo_px // forward.block_px
+    first, last = halo + 2, halo + 40
+    part = slice((first - halo) * forward.block_px, (last + halo) * forward.block_px)
+    found = reblurrer.compare(source[part], output[part]).z[halo:-halo]
+    whole = reblurrer.compare(source, output).z[first:last]
+    assert np.abs(found - whole).max() < 0.01  # standard deviations; a map's step is 0.1
+
+
 def test_an_empty_target_gives_no_blur() -> None:
     rng = np.random.default_rng(1)
     pair = pair_of(np.zeros((128, 128)), rng)

@@ -53,11 +53,22 @@ class PaperGenerator(nn.Module):
         return lrelu(self.centre(x)), skips  # b 512 y/16 x/16
 
     def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
+        return self.finish(x, self.features(x))
+
+    def features(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b c y x"]:
+        """Return what the last layer sees, y_4."""
         y, skips = self._down(x)
         for block, skip in zip(self.up, reversed(skips), strict=True):
             y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
             y = block(torch.cat((skip, y), dim=1))  # b 256 y/8 x/8 ... b 32 y x
-        output: Float[Tensor, "b 1 y x"] = self.last(y).float()
+        return y
+
+    def finish(
+        self, x: Float[Tensor, "b 1 y x"], features: Float[Tensor, "b c y x"]
+    ) -> Float[Tensor, "b 1 y x"]:
+        """Return the output, by the input's features."""
+        del x  # what another network adds to
+        output: Float[Tensor, "b 1 y x"] = self.last(features).float()
         return output
 
 
@@ -103,7 +114,7 @@ class FastGenerator(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
-        return x + self.change(x).float()
+        return self.finish(x, self.features(x))
 
     def encode(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b c v u"]:
         """Return the bottleneck."""
@@ -113,12 +124,22 @@ class FastGenerator(nn.Module):
 
     def change(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
         """U(x)."""
+        return F.pixel_shuffle(self.last(self.features(x)), 2)
+
+    def finish(
+        self, x: Float[Tensor, "b 1 y x"], features: Float[Tensor, "b c v u"]
+    ) -> Float[Tensor, "b 1 y x"]:
+        """Return x + U(x), by the input's features."""
+        return x + F.pixel_shuffle(self.last(features), 2).float()
+
+    def features(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b c v u"]:
+        """Return what the last layer sees."""
         x1 = self.down1(self.first(F.pixel_unshuffle(x, 2)))  # b 32 y/2 x/2
         x2 = self.down2(self.shrink1(x1))  # b 64 y/4 x/4
         y = self.grow2(self.centre(self.shrink2(x2)))  # b 128 y/8 x/8, back to b 64 y/4 x/4
         y = self.grow1(self.up2(x2 + y))  # b 32 y/2 x/2
-        y = self.last(self.up1(x1 + y))  # b 4 y/2 x/2
-        return F.pixel_shuffle(y, 2)
+        seen: Tensor = self.up1(x1 + y)  # b 32 y/2 x/2
+        return seen
 
 
 class ResidualBlock(nn.Module):

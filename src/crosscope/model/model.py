@@ -1,8 +1,9 @@
 """A model: everything needed to use it, in one file that executes nothing when it is read.
 
 MODEL.zip holds model.json (what it is and what it was trained on), log.jsonl (how its training
-went), the weights generator.safetensors and, for an adversarial model, twin.safetensors, and
-tile.safetensors, the test tile on which every engine is checked.
+went), the weights generator.safetensors and, for an adversarial model, twin.safetensors, where its
+intervals were learnt heads.safetensors, and tile.safetensors, the test tile on which every engine
+is checked.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from crosscope.data.files import sha256, writing
 from crosscope.data.sampling import Scaling
 from crosscope.model.catalogue import find_model
 from crosscope.model.generator import build_generator
+from crosscope.model.heads import build_heads
 from crosscope.model.reach import Reach
 from crosscope.model.trial import TILE_PX, random_tile
 
@@ -81,6 +83,8 @@ class Model:
     certificate : mapping
         What quality control measured after the training, one entry a part of it: "domain",
         "forward", "claim", "quantities", "intervals". Empty where none was.
+    heads : nn.Module or None
+        How far the target may be from the generator's output: see `heads` and `quality.intervals`.
     sha256 : str or None
         Of the file it was loaded from or saved to.
     """
@@ -101,6 +105,7 @@ class Model:
     card: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] = field(default_factory=dict)
     tile: Float32[np.ndarray, "y x"] = field(default_factory=random_tile)
+    heads: nn.Module | None = None
     sha256: str | None = None
 
     @property
@@ -117,9 +122,11 @@ class Model:
         ModelError where a weight is not finite: no NaN is ever saved.
         """
         path = Path(path)
-        weights = {"generator": self.generator} | ({"twin": self.twin} if self.twin else {})
+        weights = {"generator": self.generator, "twin": self.twin, "heads": self.heads}
         members = {
-            f"{name}.safetensors": _to_bytes(net, path, half) for name, net in weights.items()
+            f"{name}.safetensors": _to_bytes(net, path, half)
+            for name, net in weights.items()
+            if net is not None
         }
         members["tile.safetensors"] = tensors_to_bytes({"tile": torch.from_numpy(self.tile)})
         card = {
@@ -181,8 +188,9 @@ class Model:
             tile = _tile(_from_bytes(weights.pop("tile.safetensors"), path), path)
             built = {}
             for name, data in weights.items():
+                build = build_heads if name == "heads.safetensors" else build_generator
                 with torch.device("meta"):  # shapes without memory, however large a base it names
-                    network = build_generator(card["network"], _count(card["base"]))
+                    network = build(card["network"], _count(card["base"]))
                 stored = _from_bytes(data, path)
                 if all(weight.dtype == torch.float16 for weight in stored.values()):
                     stored = {name: weight.float() for name, weight in stored.items()}
@@ -205,8 +213,9 @@ class Model:
                 training=dict(card["training"]),
                 log=tuple(dict(json.loads(line)) for line in members["log.jsonl"].splitlines()),
                 card=dict(card["card"]),
-                certificate=dict(card.get("certificate", {})),
+                certificate=dict(card["certificate"]),
                 tile=tile,
+                heads=built["heads"].eval() if "heads" in built else None,
                 sha256=sha256(path),
             )
         # RuntimeError: a base beyond what torch can count, JSON nested too deeply
@@ -232,7 +241,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
 def _read_members(path: Path) -> dict[str, bytes]:
     """Read the known members of the archive into memory: nothing is unpacked to the disk."""
     known = {"model.json", "log.jsonl", "tile.safetensors"}
-    known |= {"generator.safetensors", "twin.safetensors"}
+    known |= {"generator.safetensors", "twin.safetensors", "heads.safetensors"}
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
