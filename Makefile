@@ -31,6 +31,9 @@ benchmark: .venv/ready
 	$(PY) benchmarks/performance_page.py
 	$(PY) benchmarks/quality/domain.py
 	$(PY) benchmarks/quality/injections.py
+	$(PY) benchmarks/quality/domain_real.py
+	$(PY) benchmarks/quality/quantities.py
+	$(PY) benchmarks/quality/intervals.py
 	$(PY) benchmarks/quality/cost.py
 	$(PY) benchmarks/quality/trust_page.py
 	$(PY) examples/real_microtubules.py real_microtubules

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,14 @@ import crosscope as cs
 from crosscope.data.registered import crop_like
 from crosscope.model.heads import Heads
 from crosscope.quality import intervals
-from crosscope.quality.intervals import ALPHA, DELTA, LAMBDAS, choose_lambda, count_outside
+from crosscope.quality.intervals import (
+    ALPHA,
+    DELTA,
+    LAMBDAS,
+    choose_lambda,
+    count_outside,
+    predict_moved,
+)
 
 VIEW = VIEWS["confocal-sted-beads"]
 SIZE_PX = 192
@@ -47,19 +55,19 @@ def main() -> None:
     asked = parser.parse_args()
     training, _ = take(VIEW, pairs=16, size_px=512, seed=2000)
     pool, _ = take(VIEW, pairs=asked.pool, size_px=SIZE_PX, seed=3000)
-    test: list[cs.RegisteredPair] = []
-    truth: dict[str, cs.Image] = {}
+    test: Pairs = []
+    truth: Truth = {}
     for seed in SEEDS:
         pairs, true = take(VIEW, pairs=asked.test, size_px=SIZE_PX, seed=seed)
         test, truth = test + pairs, truth | true
     plan = cs.TrainingPlan(steps=300, threads=1, base=16)
-    models = {
-        "confocal-sted-beads": cs.Model.load("confocal-sted-beads"),
-        "small, trained here": cs.train(training[:8], plan),
+    models: dict[str, Callable[[], cs.Model]] = {
+        "confocal-sted-beads": lambda: cs.Model.load("confocal-sted-beads"),
+        "small, trained here": lambda: cs.train(training[:8], plan),
     }
     found = {}
-    for name, model in models.items():
-        found[name] = measure(model, training[:8], pool, test, truth)
+    for name, make in models.items():
+        found[name] = measure(make(), training[:8], pool, test, truth)
         print(name, json.dumps(found[name], indent=1), flush=True)
         RESULTS.mkdir(parents=True, exist_ok=True)
         result = {
@@ -126,7 +134,7 @@ def look_at(model: cs.Model, heads: Heads, pairs: Pairs, truth: Truth) -> dict[s
     columns: dict[str, list[Any]] = {}
     for pair in pairs:
         output, low, high = (
-            intervals._predict(model, heads, pair.source.pixels, times).astype(float)
+            predict_moved(model, heads, pair.source.pixels, times).astype(float)
             for times in (0.0, -1.0, 1.0)
         )
         true = crop_like(truth[pair.name], pair).pixels.astype(float)

@@ -17,7 +17,14 @@ Figures = Mapping[str, Any]
 
 def main() -> None:
     """Write every table of which there are results."""
-    makers = {"domain": gate, "injections": injections, "cost": cost}
+    makers = {
+        "domain": gate,
+        "domain_real": gate_of_real,
+        "injections": injections,
+        "quantities": quantities,
+        "intervals": intervals,
+        "cost": cost,
+    }
     found = {name: RESULTS / f"{name}.json" for name in makers}
     fill_page(
         PAGE,
@@ -48,6 +55,59 @@ def gate(models: Figures) -> list[str]:
 
 def _refusal(figures: Figures | None) -> str | None:
     return None if figures is None else f"{figures['refused']:.0%}, {figures['auroc']:.3f}"
+
+
+def gate_of_real(models: Figures) -> list[str]:
+    """Return what models of one half of a real pair make of its other half and of other images."""
+    rows = [
+        [
+            name,
+            f"{judged['same field']['domain']}, {judged['same field']['distance']:.2f}",
+            sum(each["domain"] == "outside" for each in _others(judged).values()),
+            ", ".join(k for k, v in _others(judged).items() if v["domain"] != "outside") or "none",
+        ]
+        for name, judged in models.items()
+    ]
+    return table(["learnt on", "the other half", "other sets refused", "not refused"], rows)
+
+
+def _others(judged: Figures) -> Figures:
+    return {name: each for name, each in judged.items() if name != "same field"}
+
+
+def quantities(models: Figures) -> list[str]:
+    """Return claims, false objects and slopes, the worst over the seeds."""
+    rows = []
+    for name, each in models.items():
+        claimed, light = each.get("resolution_nm"), each.get("t6")
+        rows.append(
+            [
+                name,
+                claimed and f"{max(claimed['estimated']):.0f}",
+                claimed and f"{max(claimed['true']):.0f}",
+                each["t7"]["most"],
+                light and f"{min(light['slope']):.3f} to {max(light['slope']):.3f}",
+                light and f"{min(light['r2']):.4f}",
+            ]
+        )
+    head = ["", "claimed, nm", "true microscope, nm", "false objects, at most"]
+    return table([*head, "slope of the light", "R2"], rows)
+
+
+def intervals(models: Figures) -> list[str]:
+    """Return what intervals cover."""
+    rows = [
+        [
+            name,
+            f"{each['coverage']:.1%}",
+            f"{min(each['coverage_by_width_quartile']):.1%}",
+            f"{each['coverage_in_structure']:.1%}",
+            f"{each['calibration_error']:.3f}",
+        ]
+        for name, each in models.items()
+    ]
+    head = ["", "covered", "worst quartile of widths", "in structures", "calibration error"]
+    return table(head, rows)
 
 
 def injections(models: Figures) -> list[str]:

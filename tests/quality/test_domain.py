@@ -18,6 +18,15 @@ def test_held_out_beads_are_inside(beads: cs.Model, seed: int) -> None:
     assert found.numbers["distance"] < 1.15
 
 
+def test_a_field_is_inside_raw_and_registered(beads: cs.Model) -> None:
+    (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5201)
+    registered = cs.register(cs.RawPair("beads", pair.source, pair.target))
+    raw = cs.check(beads, pair.source)
+    moved = cs.check(beads, registered.source)
+    assert (raw.domain, moved.domain) == ("inside", "inside")
+    assert moved.numbers["distance"] == pytest.approx(raw.numbers["distance"], abs=0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

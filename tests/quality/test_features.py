@@ -1,0 +1,60 @@
+"""Features tell widths, shapes and noise, and hardly notice by what shift a crop was resampled."""
+
+import numpy as np
+import pytest
+from jaxtyping import Float32
+from scipy import ndimage
+
+import crosscope as cs
+from crosscope.data.grids import Axis, resample_within
+from crosscope.quality.features import CROP_PX, NAMES, measure_features, saturated_share
+
+
+def feature(crop: Float32[np.ndarray, "y x"], name: str) -> float:
+    return float(measure_features(crop[None]).values[0, NAMES.index(name)])
+
+
+def spots(sigma_px: float, *, count: int = 40) -> Float32[np.ndarray, "y x"]:
+    """Spots of height 1 at random places, and faint noise."""
+    rng = np.random.default_rng(3)
+    points = np.zeros((CROP_PX, CROP_PX))
+    np.add.at(points, tuple(rng.integers(0, CROP_PX, (2, count))), 2 * np.pi * sigma_px**2)
+    image = ndimage.gaussian_filter(points, sigma_px, mode="wrap")
+    return (image + rng.normal(0, 0.01, points.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("ratio", [1.2, 1.5])
+def test_wider_spots_are_told_as_wider_and_not_by_more_than_they_are(ratio: float) -> None:
+    change = feature(spots(3.0 * ratio), "width") - feature(spots(3.0), "width")
+    assert 1 + 0.5 * (ratio - 1) < np.exp(change) < 1.1 * ratio
+
+
+def test_lines_are_told_from_spots() -> None:
+    stripes = np.zeros((CROP_PX, CROP_PX), dtype=np.float32)
+    stripes[:, ::16] = 1
+    lines = ndimage.gaussian_filter(stripes, 2.0)
+    # across a line one eigenvalue of the Hessian is 0: its share of the difference is a half
+    assert feature(lines, "lines at 4 px") == pytest.approx(0.5, abs=0.01)
+    assert feature(spots(2.0), "lines at 4 px") < 0.4
+    assert feature(lines, "coherence") > 0.95
+    assert feature(spots(2.0), "coherence") < 0.5
+
+
+@pytest.mark.parametrize("shift_px", [0.25, 0.5])
+def test_the_shift_of_a_registration_changes_little(shift_px: float) -> None:
+    """Where whole fields of one kind differ by more, no gate reacts to it."""
+    (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5204)
+    raw = (pair.source.pixels[:132, :132].astype(np.float64) - 100) / 50
+    axis = Axis(CROP_PX, len(raw), 1.0, 2 + shift_px)
+    moved = resample_within(raw, axis, axis).astype(np.float32)
+    still = raw[2:-2, 2:-2].astype(np.float32)
+    for name in ("width", "spread", "density", "percentile 99.9", "band 6 to 8"):
+        assert feature(moved, name) == pytest.approx(feature(still, name), abs=0.15), name
+
+
+def test_saturation_is_a_share_of_the_bright_pixels() -> None:
+    ramp = np.arange(1000, dtype=np.uint16).reshape(20, 50)
+    assert saturated_share(ramp) == 0
+    # bright is above 499 + 0.3 * (899 - 499) = 619.5: 380 pixels, of which 101 are cut off
+    assert saturated_share(np.minimum(ramp, 899)) == pytest.approx(101 / 380, rel=0.01)
+    assert saturated_share(np.zeros((5, 5), dtype=np.uint16)) == 0
