@@ -261,7 +261,7 @@ def separated(by: str) -> dict[str, Any]:
         ("0.5", {"shards": (64, 96), "compressors": BloscCodec()}),
         ("0.5", {"filters": TransposeCodec(order=(1, 0))}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
 )
 def test_parts_of_an_ome_zarr_are_those_of_the_whole(
     tmp_path: Path, version: str, options: dict[str, Any]
