@@ -24,6 +24,7 @@ def certify(
     model: Model,
     pairs: Sequence[RegisteredPair],
     *,
+    claims: bool = False,
     watch: Callable[[float], None] = lambda done: None,
 ) -> Model:
     """Measure what quality control needs to know, on the pairs that a model was trained with.
@@ -33,6 +34,8 @@ def certify(
     model : Model
     pairs : sequence of RegisteredPair
         The pairs that it was trained on, those for validation too; at least one.
+    claims : bool
+        Measure "claim" and "quantities", too: some 20 s of one core.
     watch : callable
         Told the part done, 0 to 1.
 
@@ -78,8 +81,9 @@ def certify(
         "forward": forward.to_json(),
         "agreement": agreement,
     }
-    certificate["claim"] = measure_claim(model, forward, engine=ENGINE).to_json()
-    certificate["quantities"] = measure_quantities(model, forward, engine=ENGINE).to_json()
+    if claims:
+        certificate["claim"] = measure_claim(model, forward, engine=ENGINE).to_json()
+        certificate["quantities"] = measure_quantities(model, forward, engine=ENGINE).to_json()
     watch(1.0)
     if twins:
         certificate["twin"] = learn_usual(outputs, twins, forward).to_json()

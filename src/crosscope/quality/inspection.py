@@ -526,8 +526,9 @@ def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
             )
         for name in ("chi_square", "rsp", "rse", "beyond_share"):
             found.setdefault(name, []).append(getattr(sums, name))
-        claim = read_certificate(walk.view.model, "claim", Claim.from_json)
-        found.setdefault("claimed_resolution_nm", []).append(claim.resolution_nm)
+        if "claim" in walk.view.model.certificate:
+            claim = read_certificate(walk.view.model, "claim", Claim.from_json)
+            found.setdefault("claimed_resolution_nm", []).append(claim.resolution_nm)
     single = len(walks) == 1
     numbers |= {name: values[0] if single else values for name, values in found.items()}
     verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"
