@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from crosscope.prediction.cluster import Cluster as Cluster
     from crosscope.prediction.cluster import connect as connect
     from crosscope.prediction.files import Failure as Failure
+    from crosscope.prediction.files import Verdict as Verdict
     from crosscope.prediction.files import predict_files as predict_files
     from crosscope.prediction.images import PredictionPlan as PredictionPlan
     from crosscope.prediction.images import fastest_engine as fastest_engine
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from crosscope.prediction.images import predict_channels as predict_channels
     from crosscope.quality.certificate import certify as certify
     from crosscope.quality.inspection import Inspector as Inspector
-    from crosscope.quality.inspection import Verdict as Verdict
     from crosscope.quality.inspection import check as check
     from crosscope.quality.intervals import Interval as Interval
     from crosscope.quality.intervals import calibrate as calibrate
@@ -114,10 +114,10 @@ _HOMES = {
     "model.training": "Moment TrainingError train",
     "optics.systems": "SimulatedPair simulate write_simulation",
     "prediction.cluster": "Cluster connect",
-    "prediction.files": "Failure predict_files",
+    "prediction.files": "Failure Verdict predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "quality.certificate": "certify",
-    "quality.inspection": "Inspector Verdict check",
+    "quality.inspection": "Inspector check",
     "quality.intervals": "Interval calibrate mark_sure predict_interval train_heads with_intervals",
     "report.evaluation": "Report evaluate read_truth",
     "report.measuring": "Measurement measure",

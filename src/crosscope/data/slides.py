@@ -364,12 +364,17 @@ class Part:
 
 def list_parts(canvas: Canvas, level: int) -> Iterator[Part]:
     """Yield the parts of one level, plane by plane and row by row."""
-    *leading, height, width = canvas.levels[level].shape
+    return cut_parts(canvas.levels[level].shape, canvas.tile_px, level=level)
+
+
+def cut_parts(shape: tuple[int, ...], tile_px: int, *, level: int = 0) -> Iterator[Part]:
+    """Yield the parts of an image of this shape, plane by plane and row by row."""
+    *leading, height, width = shape
     for place in np.ndindex(*leading):
-        for y in range(0, height, canvas.tile_px):
-            for x in range(0, width, canvas.tile_px):
-                rows = slice(y, min(y + canvas.tile_px, height))
-                columns = slice(x, min(x + canvas.tile_px, width))
+        for y in range(0, height, tile_px):
+            for x in range(0, width, tile_px):
+                rows = slice(y, min(y + tile_px, height))
+                columns = slice(x, min(x + tile_px, width))
                 yield Part(level, place, rows, columns)
 
 

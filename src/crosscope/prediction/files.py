@@ -43,9 +43,9 @@ _NAMES = (  # of an entry in the sidecar
 _PREDICTING = 0.8  # part of the time, where the output is inspected, too
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What is to be thought of an image, or of what was made of it.
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What is to be thought of an image, or how far what was made of it can be believed.
 
     Attributes
     ----------
@@ -55,20 +55,25 @@ class Judgement:
         None where it was not judged.
     reasons : tuple of str
     numbers : mapping
-        What was measured, for the sidecar.
+        What was measured: "distance" (1 is as far as a training field may be) and "signal"; of an
+        output "chi_square", "rsp", "rse", "beyond_share" and, where the model has claims,
+        "claimed_resolution_nm".
+    trust : Image or None
+        The trust map, of an output in memory.
     """
 
     domain: str | None = None
     verdict: str | None = None
     reasons: tuple[str, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    trust: Image | None = None
 
 
 @runtime_checkable
 class Inspector(Protocol):
     """Judges an image before it is predicted, and what was made of it: `quality.inspection`."""
 
-    def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Judgement:
+    def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Verdict:
         """Say whether the models were made for an image; raise DomainError where not."""
 
     def inspect(
@@ -78,12 +83,12 @@ class Inspector(Protocol):
         output: Slide,
         plan: PredictionPlan,
         *,
-        admitted: Judgement,
+        admitted: Verdict,
         trust: Path,
         by_parts: bool,
         overwrite: bool,
         watch: Callable[[float], None],
-    ) -> Judgement:
+    ) -> Verdict:
         """Say how far an output can be believed, and write its trust map."""
 
 
@@ -256,7 +261,7 @@ def _predict_file(
 
     image = None if by_parts else read_image(source)
     with slide_of(image) if image else open_slide(source) as slide:
-        judged = inspector.admit(models, slide, plan) if inspector else Judgement()
+        judged = inspector.admit(models, slide, plan) if inspector else Verdict()
         if image:
             made = _predict_image(models, image, plan=plan, watch=predicting, say=say)
             write_image(made.result, output, overwrite=overwrite)

@@ -62,9 +62,8 @@ def certify(
         if model.twin:
             twins.append(sharpen(model, source[None], engine=ENGINE, network=model.twin)[0])
         watch(0.4 * (n + 1) / len(sources))
-    zoom = float(
-        np.sqrt(np.prod(np.divide(model.source_pixel_size_nm, model.target_pixel_size_nm)))
-    )
+    sizes_nm = model.source_pixel_size_nm, model.target_pixel_size_nm
+    zoom = float(np.sqrt(np.divide(*sizes_nm).prod()))
     forward = learn_forward(pairs, outputs, zoom=zoom)
     agreement = []
     for source, output in zip(sources, outputs, strict=True):
@@ -81,10 +80,10 @@ def certify(
         "forward": forward.to_json(),
         "agreement": agreement,
     }
+    if twins:
+        certificate["twin"] = learn_usual(outputs, twins, forward).to_json()
     if claims:
         certificate["claim"] = measure_claim(model, forward, engine=ENGINE).to_json()
         certificate["quantities"] = measure_quantities(model, forward, engine=ENGINE).to_json()
     watch(1.0)
-    if twins:
-        certificate["twin"] = learn_usual(outputs, twins, forward).to_json()
     return replace(model, certificate=certificate)

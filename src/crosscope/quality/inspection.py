@@ -18,10 +18,18 @@ from crosscope.data.errors import DomainError, InputError, ModelError
 from crosscope.data.grids import resample_part, zoomed_shape
 from crosscope.data.images import Image, require_finite, select_channel, write_image
 from crosscope.data.sampling import Scaling
-from crosscope.data.slides import Part, Place, Slide, slide_of, stand_in, write_slide
+from crosscope.data.slides import (
+    Part,
+    Place,
+    Slide,
+    cut_parts,
+    slide_of,
+    stand_in,
+    write_slide,
+)
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
-from crosscope.prediction.files import Judgement, Models
+from crosscope.prediction.files import Models, Verdict
 from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.claim import Claim
@@ -32,7 +40,7 @@ from crosscope.quality.forward import Forward
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
 Known = TypeVar("Known")
-LEVELS = ("none", "fast", "full")
+LEVELS = ("fast", "full")
 TENTHS = 10
 PLANES = 4
 """Of a stack or a time-lapse, so many planes are looked at before anything is predicted."""
@@ -59,10 +67,10 @@ class Inspector:
     level: str = "fast"
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS[1:]:
+        if self.level not in LEVELS:
             raise InputError("check", f"{self.level} is not a level", "Choose fast or full")
 
-    def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Judgement:
+    def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Verdict:
         """Say whether models were made for an image; DomainError where not, unless forced."""
         if isinstance(models, Model):
             chosen = select_channel(image.image, channel=plan.channel)
@@ -72,7 +80,7 @@ class Inspector:
         views = open_views(models, image, plan)
         known = [view for view in views if "domain" in view.model.certificate]
         if len(known) < len(views):
-            return Judgement(fit.domain, reasons=(_UNKNOWN,))
+            return Verdict(fit.domain, reasons=(_UNKNOWN,))
         found = [judge_view(view) for view in views]
         reasons = tuple(
             f"{view.label}{reason}"
@@ -92,7 +100,7 @@ class Inspector:
             "signal": any(each.signal for each in found),
         }
         worst = max([*domains, fit.domain or _WORST[0]], key=_WORST.index)
-        return Judgement(worst, None, reasons, numbers)
+        return Verdict(worst, None, reasons, numbers)
 
     def inspect(
         self,
@@ -101,12 +109,12 @@ class Inspector:
         output: Slide,
         plan: PredictionPlan,
         *,
-        admitted: Judgement,
+        admitted: Verdict,
         trust: Path,
         by_parts: bool,
         overwrite: bool,
         watch: Callable[[float], None],
-    ) -> Judgement:
+    ) -> Verdict:
         """Compare an output with its input, write the trust map, and give the verdict."""
         walks = open_walks(models, image, output, plan, full=self.level == "full")
         if walks is None:
@@ -127,30 +135,6 @@ class Inspector:
             write_image(output.image.with_pixels(pixels), trust, overwrite=overwrite)
         found = conclude(admitted, walks)
         return replace(found, numbers={**found.numbers, "trust": str(trust)})
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """How far an output can be believed.
-
-    Attributes
-    ----------
-    domain : "inside", "near", "outside" or None
-        Whether the model was made for such images; None where it has no certificate.
-    verdict : "good", "doubtful", "refused" or None
-    reasons : tuple of str
-    numbers : mapping
-        "distance" (1 is as far as a training field may be), "signal", and with an output
-        "chi_square", "rsp", "rse", "beyond_share".
-    trust : Image or None
-        The trust map, of an output.
-    """
-
-    domain: str | None
-    verdict: str | None
-    reasons: tuple[str, ...]
-    numbers: Mapping[str, Any]
-    trust: Image | None
 
 
 def check(
@@ -194,7 +178,7 @@ def check(
     inspector, seen = Inspector(level), slide_of(image)
     admitted = inspector.admit(model, seen, plan)
     if output is None:
-        return _verdict(conclude(admitted, []), None)
+        return conclude(admitted, [])
     shape = zoomed_shape(image.pixels.shape[-2:], fit_pixels(model, image, force=True).zoom)
     wanted = (*image.pixels.shape[:-2], *shape)
     if output.pixels.shape != wanted:
@@ -203,13 +187,9 @@ def check(
     require_finite(output)
     walks = open_walks(model, seen, slide_of(output), plan, full=level == "full")
     if walks is None:
-        return _verdict(admitted, None)
+        return admitted
     trust = output.with_pixels(draw_map(walks, output.pixels.shape, lambda done: None))
-    return _verdict(conclude(admitted, walks), trust)
-
-
-def _verdict(found: Judgement, trust: Image | None) -> Verdict:
-    return Verdict(found.domain, found.verdict, found.reasons, found.numbers, trust)
+    return replace(conclude(admitted, walks), trust=trust)
 
 
 def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> Known:
@@ -261,14 +241,9 @@ class View:
     def places(self) -> list[Place]:
         """Its planes."""
         image = self.slide.image
-        sizes = [
-            1 if axis == "c" else n for axis, n in zip(image.axes, image.pixels.shape, strict=True)
-        ][:-2]
         at = image.axes.find("c")
-        return [
-            (*place[:at], self.channel, *place[at + 1 :]) if at >= 0 and self.channel else place
-            for place in np.ndindex(*sizes)
-        ]
+        every = np.ndindex(*image.pixels.shape[:-2])
+        return [place for place in every if at < 0 or place[at] == self.channel]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -458,14 +433,9 @@ def _samples(
 ) -> tuple[list[Num[np.ndarray, "_y _x"]], list[Float[np.ndarray, "_y _x"]]]:
     """Read some crops of an input and its output: enough to measure the noise."""
     image = walk.output.image
-    sizes = [
-        1 if axis == "c" else n for axis, n in zip(image.axes, image.pixels.shape, strict=True)
-    ]
-    places = list(np.ndindex(*sizes[:-2]))
-    place = places[len(places) // 2]
-    if walk.channel is not None:
-        at = image.axes.index("c")
-        place = (*place[:at], walk.channel, *place[at + 1 :])
+    middle = {axis: n // 2 for axis, n in zip(image.axes, image.pixels.shape, strict=True)}
+    middle["c"] = walk.channel or 0
+    place = tuple(middle[axis] for axis in image.axes[:-2])
     spots = list(place_crops(walk.view.shape))
     seen = [walk.view.read(walk.place_of(place), y, x) for y, x in spots]
     return seen, [walk.output.read(place, y, x) for y, x in spots]
@@ -476,14 +446,7 @@ def draw_map(
 ) -> UInt8[np.ndarray, "*shape"]:
     """Return the whole trust map of an output in memory."""
     pixels = np.zeros(shape, np.uint8)
-    tile_px = _tile_px(walks)
-    *leading, height, width = shape
-    parts = [
-        Part(0, place, slice(y, min(y + tile_px, height)), slice(x, min(x + tile_px, width)))
-        for place in np.ndindex(*leading)
-        for y in range(0, height, tile_px)
-        for x in range(0, width, tile_px)
-    ]
+    parts = list(cut_parts(shape, _tile_px(walks)))
     for n, part in enumerate(parts):
         at: tuple[Any, ...] = (*part.place, part.y, part.x)
         pixels[at] = _walk_of(walks, part).inspect(part)
@@ -503,7 +466,7 @@ def _walk_of(walks: Sequence[Walk], part: Part) -> Walk:
     return walks[at] if len(walks) > 1 else walks[0]
 
 
-def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
+def conclude(admitted: Verdict, walks: Sequence[Walk]) -> Verdict:
     """Give the verdict, with its reasons in words."""
     reasons = list(admitted.reasons)
     doubtful = admitted.domain == "near"
@@ -532,4 +495,4 @@ def conclude(admitted: Judgement, walks: Sequence[Walk]) -> Judgement:
     single = len(walks) == 1
     numbers |= {name: values[0] if single else values for name, values in found.items()}
     verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"
-    return Judgement(admitted.domain, verdict, tuple(reasons), numbers)
+    return Verdict(admitted.domain, verdict, tuple(reasons), numbers)

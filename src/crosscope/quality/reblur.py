@@ -4,7 +4,8 @@
 
 G is a spot as wide as the source's finest structure; z is the deviation in units of what noise and
 the model of the blur leave there. An object that was added, deleted, moved or made brighter shows;
-one bead or two under the source's width does not: both give the same source.
+one bead or two under the source's width shows only where there is much light and the blur is well
+known: both give nearly the same source.
 
 Both images are compared in blocks, so wide as the source's resolution allows. Everything is local:
 images of any size are compared part by part, each read with `Reblurrer.halo_px` around it.

@@ -31,6 +31,11 @@ app = typer.Typer(
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Of the random numbers.", min=0)]
+OneChannel = Annotated[str | None, typer.Option(help="Of an image with several.")]
+PixelSize = Annotated[
+    float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
+]
+Offset = Annotated[float | None, typer.Option(help="Grey level of zero light; else the model's.")]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -388,13 +393,9 @@ def predict(
         Path, typer.Argument(metavar="INPUT", help="Image, folder of images, or OME-Zarr.")
     ],
     output: Annotated[Path, typer.Argument(help="New image or folder, as the input.")],
-    channel: Annotated[str | None, typer.Option(help="Of an image with several.")] = None,
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
-    ] = None,
-    offset: Annotated[
-        float | None, typer.Option(help="Grey level of zero light; else the model's.")
-    ] = None,
+    channel: OneChannel = None,
+    pixel_size_nm: PixelSize = None,
+    offset: Offset = None,
     tile_px: Annotated[int, typer.Option(min=16, help="Side of a tile: bounds memory.")] = 768,
     exact: Annotated[
         bool, typer.Option("--exact", help="Tiles overlap by all that the network sees.")
@@ -483,13 +484,9 @@ def check(
     model: Annotated[Path, typer.Argument()],
     image: Annotated[Path, typer.Argument(help="Raw, of the source modality.")],
     output: Annotated[Path | None, typer.Argument(help="What was made of it.")] = None,
-    channel: Annotated[str | None, typer.Option(help="Of an image with several.")] = None,
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
-    ] = None,
-    offset: Annotated[
-        float | None, typer.Option(help="Grey level of zero light; else the model's.")
-    ] = None,
+    channel: OneChannel = None,
+    pixel_size_nm: PixelSize = None,
+    offset: Offset = None,
     level: Annotated[
         Literal["fast", "full"], typer.Option(help="full: by the model's twin, too.")
     ] = "fast",
