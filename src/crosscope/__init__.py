@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from crosscope.data.transforms import Transform as Transform
     from crosscope.model.catalogue import list_models as list_models
     from crosscope.model.curve import measure_learning_curve as measure_learning_curve
+    from crosscope.model.dial import blend as blend
     from crosscope.model.engine import Engine as Engine
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
@@ -108,6 +109,7 @@ _HOMES = {
     "model.catalogue": "list_models",
     "model.curve": "measure_learning_curve",
     "model.engine": "Engine",
+    "model.dial": "blend",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
     "model.processes": "Processes join_processes",

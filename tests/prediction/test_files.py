@@ -10,6 +10,7 @@ import pytest
 
 from crosscope.data.errors import ImageError, OutputError
 from crosscope.data.images import Channel, Image, read_image, write_image
+from crosscope.data.slides import open_slide
 from crosscope.model.model import Model
 from crosscope.prediction.files import predict_files
 from crosscope.prediction.images import PredictionPlan, settle
@@ -190,3 +191,35 @@ def test_of_several_models_the_worst_fit_is_told(make_scaler: MakeScaler, tmp_pa
     models = {"a": make_scaler(), "b": make_scaler(source_nm=66.0)}
     predicted = predict_files(models, tmp_path / "a.tif", tmp_path / "b.tif", plan=PLAN)
     assert predicted.outputs[0]["domain"] == "near"
+
+
+def test_fidelity_is_in_the_sidecar_and_a_model_without_twin_is_told(
+    make_scaler: MakeScaler, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "in" / "a.tif")
+    plan = replace(PLAN, fidelity=0.4)
+    found = predict_files(make_scaler(), source, tmp_path / "b.tif", plan=plan).outputs[0]
+    assert found["plan"]["fidelity"] == 0.4
+    assert "the model has no twin, so that --fidelity 0.4 changes nothing" in found["reasons"]
+    plain = predict_files(make_scaler(), source, tmp_path / "c.tif", plan=PLAN).outputs[0]
+    assert "twin" not in " ".join(plain["reasons"])
+
+
+def test_a_slide_and_an_image_are_turned_by_the_same_dial(
+    make_lively: Callable[..., Model], tmp_path: Path
+) -> None:
+    model = replace(make_lively(), twin=make_lively(seed=1).generator)
+    rng = np.random.default_rng(3)
+    image = Image(rng.uniform(100, 300, (64, 96)).astype(np.float32), "yx", (30.0, 30.0))
+    write_image(image, tmp_path / "a.tif")
+    made = {}
+    for name, fidelity in (("a", 0.0), ("b", 0.5)):
+        plan = replace(PLAN, fidelity=fidelity)
+        for suffix in ("tif", "zarr"):
+            out = tmp_path / f"{name}.out.{suffix}"
+            predict_files(model, tmp_path / "a.tif", out, plan=plan)
+            with open_slide(out) as slide:
+                made[name, suffix] = slide.read((), slice(0, 64), slice(0, 96))
+    assert np.abs(made["a", "tif"] - made["b", "tif"]).max() > 1
+    for name in "ab":
+        assert np.allclose(made[name, "tif"], made[name, "zarr"], atol=1e-2)

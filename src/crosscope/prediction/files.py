@@ -32,6 +32,7 @@ from crosscope.prediction.images import (
     predict,
     predict_channels,
     settle,
+    tell_twinless,
 )
 from crosscope.prediction.slides import Made, Run, predict_slide
 
@@ -290,6 +291,7 @@ def _predict_file(
                     watch=lambda done: watch(share + (1 - share) * done),
                 )
     libraries = dict.fromkeys(("torch", made.plan.engine or "torch"))
+    remarks = made.remarks + tell_twinless(models, plan)
     if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
             part.write_bytes(made.composite.png)
@@ -303,7 +305,7 @@ def _predict_file(
         "pixel_size_nm": made.result.pixel_size_nm,
         "domain": judged.domain if inspector else made.fit.domain,
         "verdict": judged.verdict,
-        "reasons": [*judged.reasons, *made.fit.reasons, *made.remarks, *made.image.assumed],
+        "reasons": [*judged.reasons, *made.fit.reasons, *remarks, *made.image.assumed],
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(made.plan).items() if value is not None},
         "versions": {name: version(name) for name in ("crosscope", "numpy", *libraries)},

@@ -13,6 +13,7 @@ from crosscope.data.errors import DomainError, ImageError, InputError, ModelErro
 from crosscope.data.images import Channel, Image, require_finite, select_channel
 from crosscope.data.sampling import Scaling
 from crosscope.model.choice import BACKENDS, settle_engine
+from crosscope.model.dial import blend
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.tiling import TILE_PX, sharpen
@@ -64,6 +65,8 @@ class PredictionPlan:
         See `tiling.sharpen`.
     force : bool
         Use the model for pixel sizes that it was not made for.
+    fidelity : float
+        From the adversarial model, 0, to its regression twin, 1: see `model.dial`.
     """
 
     channel: str | None = None
@@ -75,12 +78,14 @@ class PredictionPlan:
     tile_px: int = TILE_PX
     exact: bool = False
     force: bool = False
+    fidelity: float = 0.0
 
     def __post_init__(self) -> None:
         size_nm, offset = self.pixel_size_nm, self.offset
         rules = {
             "pixel_size_nm must be above 0": size_nm is None or 0 < size_nm < math.inf,
             "offset must be finite": offset is None or math.isfinite(offset),
+            "fidelity must be between 0 and 1": 0 <= self.fidelity <= 1,
             "tile_px must be at least 1": self.tile_px >= 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             "precision must be float32 or bfloat16": self.precision
@@ -148,7 +153,7 @@ def predict(
     fit = fit_pixels(model, image, force=plan.force)
     engine = fastest_engine(model, image, plan=plan, say=say)
     sharp = sharpen(
-        model,
+        blend(model, plan.fidelity),
         image.pixels.reshape(-1, *image.pixels.shape[-2:]),
         engine=engine,
         zoom=fit.zoom,
@@ -259,6 +264,22 @@ def find_empty(image: Image) -> tuple[str, ...]:
     return tell_empty(limits, image.axes)
 
 
+def tell_twinless(models: Mapping[str, Model] | Model, plan: PredictionPlan) -> tuple[str, ...]:
+    """Say it where a fidelity is asked of a model that has no twin: it is predicted all the same.
+
+    Returns
+    -------
+    tuple of str
+        One sentence a model, or none.
+    """
+    named = {"the model": models} if isinstance(models, Model) else models
+    return tuple(
+        f"{name} has no twin, so that --fidelity {plan.fidelity:g} changes nothing"
+        for name, model in named.items()
+        if plan.fidelity and model.twin is None
+    )
+
+
 def tell_empty(limits: Num[np.ndarray, "2 *planes"], axes: str) -> tuple[str, ...]:
     """Say it of planes of which two grey values are known, the same where all are."""
     lowest, highest = limits
@@ -317,7 +338,7 @@ def fastest_engine(
     """Choose what the plan leaves open, engine, threads and precision: see `settle_engine`."""
     height, width = image.pixels.shape[-2:]
     return settle_engine(
-        model,
+        blend(model, plan.fidelity),
         (height, width),
         backend="torch" if plan.exact else plan.engine,
         threads=plan.threads,

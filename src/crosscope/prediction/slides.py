@@ -43,6 +43,7 @@ from crosscope.data.slides import (
     stand_in,
     write_part,
 )
+from crosscope.model.dial import blend
 from crosscope.model.model import Model
 from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
 from crosscope.prediction.images import (
@@ -290,7 +291,12 @@ def open_workshop(job: Job, models: Models) -> Workshop:
     image = plan.sized(slide.image)
     engine = plan.settled
     sharpeners = (
-        make_sharpener(model, engine=engine, source_scaling=plan.scaling(model), exact=plan.exact)
+        make_sharpener(
+            blend(model, plan.fidelity),
+            engine=engine,
+            source_scaling=plan.scaling(model),
+            exact=plan.exact,
+        )
         for model in models
     )
     return Workshop(

@@ -29,6 +29,7 @@ from crosscope.model.model import Model
 from crosscope.prediction.images import fastest_engine
 from crosscope.prediction.tiling import sharpen
 from crosscope.report.controls import choose_counts, deconvolve
+from crosscope.report.dial import turn_dial
 from crosscope.report.figures import Field, correlation_curves, measure_field, summarise
 from crosscope.report.page import THUMBNAIL_PX, Thumbnails, View, write_page
 from crosscope.report.picture import Panel, densest, draw_fields
@@ -212,6 +213,7 @@ def evaluate(
             "frc_curves": curves,
             "training": _training(model),
             **_learning_curve(model),
+            **_dial(model, whole, engine, structures),
         },
         panels,
         views,
@@ -368,6 +370,24 @@ def _learning_curve(model: Model) -> dict[str, Any]:
     curve = model.training.get("learning_curve")
     reason = "the model was trained without --learning-curve"
     return {"learning_curve": curve, "learning_curve_reason": None if curve else reason}
+
+
+def _dial(
+    model: Model, whole: Sequence[_Given], engine: Engine | None, structures: Structures
+) -> dict[str, Any]:
+    if model.twin is None or not whole:
+        reason = "the model has no twin" if whole else "no field could be measured"
+        return {"dial": None, "dial_reason": reason}
+    found = turn_dial(
+        model,
+        [each.pair.source.pixels for each in whole],
+        [each.reference for each in whole],
+        # in PyTorch: another engine would have to be made ready for each stop
+        engine=Engine(engine.threads if engine else count_cores(), "float32"),
+        fwhm_px=structures.fwhm_px,
+        pixel_nm=structures.pixel_nm,
+    )
+    return {"dial": found, "dial_reason": None}
 
 
 # --- what is shown --------------------------------------------------------------------------------

@@ -94,6 +94,16 @@ TABLES = {
 }
 
 
+DIAL = (
+    Column("dial", "PSNR, dB", 1, "psnr_db"),
+    Column("dial", "SSIM", 4, "ssim"),
+    Column("dial", "FWHM of isolated spots, nm", 0, "fwhm_nm"),
+    Column("dial", "F1 score of the spots", 3, "f1"),
+    Column("dial", "missed, %", 1, "missed", percent=True),
+    Column("dial", "invented, %", 1, "invented", percent=True),
+)
+
+
 @dataclass(frozen=True)
 class Number:
     """A number of the report: where it is, and how it reads."""
@@ -188,6 +198,16 @@ def _holds(report: Any, column: Column) -> bool:
     return any(
         not isinstance(f, Mapping) or column.key in f or "reason" in f for f in found.values()
     )
+
+
+def dial_table(report: Any) -> Table:
+    """Return what is traded between the adversarial network and its twin; a row each fidelity."""
+    stops = report.get("dial") or []
+    rows = {
+        f"{stop['fidelity']:g}": [cell_of(report, column, str(n)) for column in DIAL]
+        for n, stop in enumerate(stops)
+    }
+    return Table("The dial", [column.title for column in DIAL], rows)
 
 
 FIELD_FIGURES = {

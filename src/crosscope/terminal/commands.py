@@ -414,6 +414,10 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Use the model for what it was not made for.")
     ] = False,
+    fidelity: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="From the adversarial model, 0, to its twin, 1."),
+    ] = 0.0,
     dask: Annotated[
         str | None, typer.Option(help="Spread over a Dask cluster: tcp://scheduler:8786.")
     ] = None,
@@ -444,6 +448,7 @@ def predict(
         tile_px=tile_px,
         exact=exact,
         force=force,
+        fidelity=fidelity,
     )
     loaded = _load(model)
     spread = cs.connect(dask, workers=workers) if dask or workers else nullcontext()
