@@ -10,6 +10,7 @@ a wider point spread function, a quarter of the light, saturation. A field is re
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -88,7 +89,7 @@ def raw(view: View, *, fields: int, seed: int, **changes: Any) -> Iterator[cs.Im
 
 def mis_stated(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
     """Yield images of larger pixels that say that they have the model's."""
-    side = 2 * round(LARGER * SIZE_PX / 2)
+    side = 2 * math.ceil(LARGER * SIZE_PX / 2 + 1)  # no pixel less than the others
     for pair in simulate(view, fields=fields, size_px=side, seed=seed):
         thin = ndimage.zoom(pair.source.pixels.astype(np.float64), 1 / LARGER, order=3)
         yield pair.source.with_pixels(np.maximum(np.rint(thin), 0).astype(np.uint16))

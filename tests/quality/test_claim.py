@@ -270,3 +270,13 @@ def test_damaged_quantities_are_refused(damage: dict[str, Any]) -> None:
     assert Quantities.from_json(json.loads(json.dumps(whole.to_json()))) == whole
     with pytest.raises((ValueError, TypeError)):
         Quantities.from_json(whole.to_json() | damage)
+
+
+def test_of_points_too_wide_for_many_trials_nothing_is_claimed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crosscope.quality.claim.MOST_FIELDS", 2)
+    claim = measure_claim(IDENTITY, replace(CLEAR, target_fwhm_px=9.0), empty_fields=1)
+    assert claim.n < 59
+    assert claim.resolution_nm is None
+    assert "too few" in str(claim.reason)

@@ -25,7 +25,7 @@ def spots(sigma_px: float, *, count: int = 40) -> Float32[np.ndarray, "y x"]:
 
 @pytest.mark.parametrize("ratio", [1.2, 1.5])
 def test_wider_spots_are_told_as_wider_and_not_by_more_than_they_are(ratio: float) -> None:
-    change = feature(spots(3.0 * ratio), "width") - feature(spots(3.0), "width")
+    change = feature(spots(3.0 * ratio), "fineness") - feature(spots(3.0), "fineness")
     assert 1 + 0.5 * (ratio - 1) < np.exp(change) < 1.1 * ratio
 
 
@@ -48,7 +48,7 @@ def test_the_shift_of_a_registration_changes_little(shift_px: float) -> None:
     axis = Axis(CROP_PX, len(raw), 1.0, 2 + shift_px)
     moved = resample_within(raw, axis, axis).astype(np.float32)
     still = raw[2:-2, 2:-2].astype(np.float32)
-    for name in ("width", "spread", "density", "percentile 99.9", "band 6 to 8"):
+    for name in ("fineness", "spread", "density", "percentile 99.9", "band 6 to 8"):
         assert feature(moved, name) == pytest.approx(feature(still, name), abs=0.15), name
 
 

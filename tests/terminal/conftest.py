@@ -66,7 +66,7 @@ class Walk:
         return self.raw / "source" / "0000.tif"
 
 
-FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32")
+FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32", "--no-claims")
 
 
 def _walk(crosscope: Crosscope, folder: Path, *simulation: str) -> Walk:

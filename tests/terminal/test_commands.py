@@ -15,7 +15,7 @@ from crosscope.model.training import descend
 from crosscope.terminal import quickstart
 from crosscope.terminal.commands import app
 
-FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32")
+FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32", "--no-claims")
 METHODS = {"input", "output", "target", "bicubic", "lucy_richardson", "nnls", "twin"}
 COMMANDS = [command.name or "" for command in app.registered_commands]
 
@@ -146,7 +146,8 @@ def test_a_learning_curve_goes_into_the_model_and_its_report(
     crosscope: Crosscope, walk: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    asked = ("--steps", "4", "--base", "4", "--threads", "1", "--precision", "float32")
+    asked = ["--steps", "4", "--base", "4", "--threads", "1", "--precision", "float32"]
+    asked.append("--no-claims")
     said = crosscope("train", walk.pairs, run, *asked, "--learning-curve", "--json").json
     assert [point["pairs"] for point in said["learning_curve"]] == [1, 2]
     report = crosscope("evaluate", run / "model.zip", walk.pairs, tmp_path / "report", "--json")
@@ -256,7 +257,7 @@ def test_the_paper_preset_trains_the_papers_network(
     crosscope: Crosscope, walk: Any, tmp_path: Path
 ) -> None:
     options = ["--preset", "paper", "--base", "2", "--steps", "1"]
-    options += ["--threads", "1", "--precision", "float32"]
+    options += ["--threads", "1", "--precision", "float32", "--no-claims"]
     run = tmp_path / "run"
     assert crosscope("train", walk.pairs, run, *options).code == 0
     assert cs.Model.load(run / "model.zip").network == "paper"
@@ -269,12 +270,13 @@ def test_quickstart_walks_the_whole_path(
         monkeypatch.setattr(quickstart, name, value)
     plan = functools.partial(cs.TrainingPlan, base=4, threads=1, precision="float32")
     monkeypatch.setattr(cs, "TrainingPlan", plan)
+    monkeypatch.setattr("crosscope.quality.claim.MOST_FIELDS", 2)
     out = tmp_path / "quickstart"
     outcome = crosscope("quickstart", out, "--minutes", "0.01", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["summary"]["reference"] == "truth"
     assert {field["seen"] for field in outcome.json["fields"]} == {None}
-    assert (out / "run" / "model.zip").exists()
+    assert "claim" in cs.Model.load(out / "run" / "model.zip").certificate
     assert (out / "report" / "picture.png").exists()
     assert (out / "predicted" / "0000.tif").exists()
 

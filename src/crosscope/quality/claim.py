@@ -44,8 +44,9 @@ FIELD_PX = 512
 BRIGHTNESS = 0.5
 """Of the source's scale, which is that of the brightest structures: about a typical object's."""
 TRIALS, EMPTY_FIELDS = 300, 12
-LEAST_TRIALS, MOST_FIELDS = 100, 40
-"""Where spots are wide a field holds few: then there are fewer trials, down to so many."""
+LEAST_TRIALS, MOST_FIELDS = 59, 40
+"""Where spots are wide a field holds few, and there are fewer trials: what so many fields hold.
+Below the least an error rate is not known to be under `ALLOWED`, even if nothing went wrong."""
 _SURE = 0.95  # one-sided, of an upper bound
 _COUNTS = 0.25  # of a typical spot's height: what counts as a spot, as in reports
 _FALSE = 0.10  # the same in a field without any
@@ -170,7 +171,7 @@ def measure_claim(
         Of a point: its peak in the source as a share of the model's source scale.
     trials : int
         Single points, and pairs of each separation; fewer where they would fill more than 40
-        fields, but not under 100. From fewer than 59 nothing can be claimed, even without an error.
+        fields. From fewer than 59 nothing can be claimed, even without an error.
     empty_fields : int
     see : callable, optional
         Another view of points than by `forward`: that of the true microscope, in a simulation.
@@ -187,7 +188,7 @@ def measure_claim(
     peak_grey = brightness * model.source_scaling.scale
     height = peak_grey / (forward.gain * peak_share(forward))
 
-    trials = _afforded(trials, source_px, rng)
+    trials = max(1, min(trials, _held(source_px, rng) // (1 + len(SHARES))))
     places = _place_trials(source_px, trials, rng)
     whole = len(places) + empty_fields
     outputs = []
@@ -222,7 +223,7 @@ def measure_claim(
     p_merged_upper = tuple(upper_bound(k, trials) for k in merged)
     separations_nm = tuple(share * source_px * pixel_nm for share in SHARES)
     resolution_nm, reason = _resolve(
-        separations_nm, p_merged_upper, upper_bound(split, trials), nowhere=nowhere
+        separations_nm, p_merged_upper, upper_bound(split, trials), nowhere=nowhere, trials=trials
     )
     offsets = np.array([each.offset_px for each in ones if each.right]).reshape(-1, 2) * pixel_nm
     per_point = height * math.pi * target_px**2 / (4 * math.log(2))
@@ -280,10 +281,9 @@ class _Outcome:
     light: float
 
 
-def _afforded(trials: int, source_px: float, rng: np.random.Generator) -> int:
-    """Return how many trials of each kind the fields hold that are worth their time."""
-    held = MOST_FIELDS * len(cell_centres(source_px, size_px=FIELD_PX, rng=rng))
-    return min(trials, max(LEAST_TRIALS, held // (1 + len(SHARES))))
+def _held(source_px: float, rng: np.random.Generator) -> int:
+    """Return how many scenes the fields hold that are worth their time."""
+    return MOST_FIELDS * len(cell_centres(source_px, size_px=FIELD_PX, rng=rng))
 
 
 def _place_trials(source_px: float, trials: int, rng: np.random.Generator) -> list[_Scenes]:
@@ -360,10 +360,13 @@ def _resolve(
     split_upper: float,
     *,
     nowhere: bool,
+    trials: int,
 ) -> tuple[float | None, str | None]:
     """Return the resolution that can be claimed, or the reason why none can."""
     if nowhere:
         return None, "this model makes no spots of points"
+    if trials < LEAST_TRIALS:
+        return None, f"{trials} trials are too few, and points so wide that no more are to be had"
     if split_upper > ALLOWED:
         return None, f"up to {100 * split_upper:.0f} % of single points come out as two or more"
     good = np.logical_and.accumulate(np.array(merged_upper)[::-1] <= ALLOWED)[::-1]

@@ -1,9 +1,10 @@
 """Image -> was the model made for such images? inside, near or outside, and why.
 
 The mean features of some crops spread over the image are compared with those of the training
-fields: by Mahalanobis's distance, for classical features and for what the generator's bottleneck
-makes of the crops. How far a field of the same kind may be is what each training field is from all
-others; the fewer there are, the farther.
+fields: by Mahalanobis's distance, for classical features, for what the generator's bottleneck makes
+of the crops, and for the width of the finest structures alone, which tells another objective or a
+wrong pixel size and would be one among many. How far a field of the same kind may be is what each
+training field is from all others; the fewer there are, the farther.
 
 P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
 """
@@ -20,7 +21,14 @@ from torch import nn
 
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine
-from crosscope.quality.features import CROP_PX, NAMES, make_whole, measure_features
+from crosscope.quality.features import (
+    CROP_PX,
+    FINENESS,
+    NAMES,
+    SPREAD,
+    make_whole,
+    measure_features,
+)
 
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of an image are looked at, and by the network."""
@@ -33,13 +41,14 @@ COUNTS = (1, 4, 16)
 _ONE_THREAD = Engine(1, "float32")
 _SATURATED = 0.01  # of the bright pixels
 _SHRINK = 0.1  # of the covariance towards its diagonal
-_PRIOR, _PRIOR_CROPS = 0.4, 20  # what crops of one kind vary by, where few were seen
+_PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _LEAST_REACH = 1.3
+_CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
 _FEW = 3.0  # of one field the reach is four times as far, of three twice
-_LEAST_RATIO = 1.1  # that is worth a word
+_LEAST_RATIO, _MANY = 1.1, 100.0  # from where on a ratio is worth a word, up to where a number
 _SPOKEN = {
-    "width": (
-        "the structures are {} times {} than in training: another objective?",
+    "fineness": (
+        "the finest structures are {} times {} than in training: another objective?",
         "wider",
         "finer",
     ),
@@ -79,7 +88,7 @@ class Domain:
 
     Attributes
     ----------
-    classical, deep : Cloud
+    classical, deep, fineness : Cloud
     project : (d, c)
         From the bottleneck's pooled channels, less `middle`, to the components that are kept.
     middle : (c,)
@@ -87,12 +96,13 @@ class Domain:
 
     classical: Cloud
     deep: Cloud
+    fineness: Cloud
     project: Float[np.ndarray, "d c"]
     middle: Float[np.ndarray, " c"]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        clouds = {"classical": self.classical, "deep": self.deep}
+        clouds = {"classical": self.classical, "deep": self.deep, "fineness": self.fineness}
         found: dict[str, Any] = {
             name: {
                 "centre": _rounded(cloud.centre),
@@ -110,13 +120,13 @@ class Domain:
         if tuple(value["features"]) != NAMES:
             raise ValueError("the features are those of another version")
         project, middle = (np.array(value[name], np.float64) for name in ("project", "middle"))
-        clouds = [_cloud_of(value[name]) for name in ("classical", "deep")]
-        sizes = len(clouds[0].centre), len(clouds[1].centre)
-        if sizes != (len(NAMES), len(project)) or project.shape[1:] != middle.shape:
+        clouds = [_cloud_of(value[name]) for name in ("classical", "deep", "fineness")]
+        sizes = tuple(len(cloud.centre) for cloud in clouds)
+        if sizes != (len(NAMES), len(project), 1) or project.shape[1:] != middle.shape:
             raise ValueError("the features' numbers don't fit each other")
         if not (np.isfinite(project).all() and np.isfinite(middle).all()):
             raise ValueError("the features' numbers are not finite")
-        return cls(clouds[0], clouds[1], project, middle)
+        return cls(clouds[0], clouds[1], clouds[2], project, middle)
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,8 @@ def learn_domain(
     if not classical:  # nothing but noise: everything is alike
         classical = [measure_features(crops).values for crops in fields]
         deep = [(channels - middle) @ project.T for channels in pooled]
-    return Domain(_make_cloud(classical), _make_cloud(deep), project, middle)
+    fineness = _make_cloud([_fineness(values) for values in classical], prior=_PRIOR_WIDTH)
+    return Domain(_make_cloud(classical), _make_cloud(deep), fineness, project, middle)
 
 
 def judge_domain(
@@ -200,7 +211,11 @@ def judge_domain(
     values = features.values[seen]
     few = scaled[seen[np.linspace(0, len(seen) - 1, min(DEEP_CROPS, len(seen))).astype(int)]]
     deep = (pool_bottleneck(generator, few) - domain.middle) @ domain.project.T
-    distances = [domain.classical.distance(values), domain.deep.distance(deep)]
+    distances = [
+        domain.classical.distance(values),
+        domain.deep.distance(deep),
+        domain.fineness.distance(_fineness(values)),
+    ]
     reasons = _reasons(domain.classical, values) if max(distances) > NEAR else ()
     if saturated:
         distances.append(OUTSIDE * (saturated / _SATURATED))
@@ -239,8 +254,14 @@ def pool_bottleneck(
     return np.log(pooled + 1e-6)
 
 
-def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]]) -> Cloud:
-    centre, whiten = _fit(np.concatenate(fields))
+def _fineness(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m 1"]:
+    """Return how fine those crops are that have contrast: in others noise says it."""
+    contrast = values[:, SPREAD]
+    return values[contrast > contrast.max() - math.log(_CONTRASTS)][:, [FINENESS]]
+
+
+def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]], *, prior: float = _PRIOR) -> Cloud:
+    centre, whiten = _fit(np.concatenate(fields), prior)
     rng = np.random.default_rng(0)
     reach = []
     for count in COUNTS:
@@ -249,7 +270,7 @@ def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]]) -> Cloud:
         for n, part in enumerate(fields):
             others = [each for m, each in enumerate(fields) if m != n]
             if others:
-                about, white = _fit(np.concatenate(others))
+                about, white = _fit(np.concatenate(others), prior)
                 for _ in range(1 if count >= len(part) else 8):
                     some = part[rng.permutation(len(part))[:count]]
                     far.append(float(np.linalg.norm(white @ (some.mean(axis=0) - about))))
@@ -258,15 +279,15 @@ def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]]) -> Cloud:
 
 
 def _fit(
-    values: Float[np.ndarray, "n f"],
+    values: Float[np.ndarray, "n f"], prior: float
 ) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, "f f"]]:
     """Return the mean, and what whitens: the inverse root of the covariance.
 
-    As if `_PRIOR_CROPS` had been seen before, whose features vary by `_PRIOR`, independently.
+    As if `_PRIOR_CROPS` had been seen before, whose features vary by `prior`, independently.
     """
     centre = values.mean(axis=0)
     covariance = (values - centre).T @ (values - centre)
-    covariance += _PRIOR_CROPS * _PRIOR**2 * np.eye(len(centre))
+    covariance += _PRIOR_CROPS * prior**2 * np.eye(len(centre))
     covariance /= len(values) + _PRIOR_CROPS
     spread = np.sqrt(np.diag(covariance))
     scaled = (1 - _SHRINK) * covariance / np.outer(spread, spread) + _SHRINK * np.eye(len(centre))
@@ -283,7 +304,8 @@ def _reasons(cloud: Cloud, values: Float[np.ndarray, "n f"]) -> tuple[str, ...]:
         n = NAMES.index(name)
         ratio = math.exp(min(abs(change[n]), 9.0))
         if ratio >= _LEAST_RATIO and unusual[n] > 1:
-            said.append(words.format(f"{ratio:.2g}", more if change[n] > 0 else less))
+            times = f"{ratio:.2g}" if ratio < _MANY else f"over {_MANY:g}"
+            said.append(words.format(times, more if change[n] > 0 else less))
     return tuple(said) or ("the network sees other structures than in training",)
 
 

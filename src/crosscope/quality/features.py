@@ -21,11 +21,13 @@ SHAPES_PX = (2.0, 4.0)
 NAMES = (
     *(f"band {low} to {high}" for low, high in itertools.pairwise(RINGS)),
     *(f"percentile {percent:g}" for percent in PERCENTS),
-    *("spread", "skewness", "peakedness", "width", "density", "maxima"),
+    *("spread", "skewness", "peakedness", "fineness", "density", "maxima"),
     *(f"{what} at {px:g} px" for px in SHAPES_PX for what in ("lines", "curvature")),
     "coherence",
 )
+FINENESS, SPREAD = NAMES.index("fineness"), NAMES.index("spread")
 _SIGNAL = 5.0  # noises of the smoothed crop
+_ABOVE = 1.5  # times the noise: bands that show structure
 _SMOOTH_PX = 2.0
 _SMALL = 1e-6
 
@@ -62,7 +64,7 @@ def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
     noise = _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
     centred = flat - flat.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1) + _SMALL
-    bands, width = _bands(blocks)
+    bands, fineness = _bands(blocks)
     rise = (top - dark)[:, None, None] + _SMALL
     bright = smooth - dark[:, None, None] > 0.3 * rise
     highest = ndimage.maximum_filter(smooth, (1, 3, 3)) == smooth
@@ -72,7 +74,7 @@ def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
         np.log(spread),
         (centred**3).mean(axis=1) / spread**3,
         np.log((centred**4).mean(axis=1) / spread**4 + _SMALL),
-        width,
+        fineness,
         np.log(bright.mean(axis=(1, 2)) + _SMALL),
         np.log((highest & bright).mean(axis=(1, 2)) + _SMALL),
         *(column for px in SHAPES_PX for column in _shapes(blocks, px / 2, bright)),
@@ -117,7 +119,7 @@ def _noise(crops: Float32[np.ndarray, "n y x"]) -> Float[np.ndarray, " n"]:
 def _bands(
     crops: Float32[np.ndarray, "n y x"],
 ) -> tuple[Float[np.ndarray, "n b"], Float[np.ndarray, " n"]]:
-    """Return the logarithms of the power in bands, and of the width that goes with them."""
+    """Return the logarithms of the power in bands, and of the finest structures' width."""
     height, width = crops.shape[1:]
     window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     mean = (crops * window).sum(axis=(1, 2), keepdims=True) / window.sum()
@@ -131,12 +133,14 @@ def _bands(
         ],
         axis=1,
     )
-    signal = np.maximum(bands - bands[:, -1:], 0)
-    middle = np.array([(low + high) / 2 for low, high in itertools.pairwise(RINGS)])
-    # the second moment of the spectrum: a width, whatever the brightness
-    weights = signal * middle
-    squares = (weights * middle**2).sum(axis=1) / (weights.sum(axis=1) + _SMALL)
-    return np.log(bands + _SMALL**2), -0.5 * np.log(squares + _SMALL)
+    noise = bands[:, -1:]
+    amplitude = np.sqrt(np.where(bands > _ABOVE * noise, bands - noise, 0))
+    amplitude[:, 0] = np.maximum(amplitude[:, 0], _SMALL)  # nothing above the noise: very wide
+    low, high = np.array(RINGS[:-1], float), np.array(RINGS[1:], float)
+    # the second moment of the amplitude over the plane: where a spot's power falls by exp(-k^2 w^2)
+    weights = amplitude * (high**2 - low**2)
+    squares = (weights * ((low + high) / 2) ** 2).sum(axis=1) / weights.sum(axis=1)
+    return np.log(bands + _SMALL**2), -0.5 * np.log(squares)
 
 
 def _shapes(

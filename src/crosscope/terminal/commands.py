@@ -277,6 +277,13 @@ def train(
             help="Train on parts of the pairs, too: each takes the budget once more.",
         ),
     ] = False,
+    claims: Annotated[
+        bool,
+        typer.Option(
+            "--claims/--no-claims",
+            help="Measure at the end from where points are told apart: a quarter of a minute.",
+        ),
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")] = False,
     overwrite: Overwrite = False,
     json: AsJson = False,
@@ -320,7 +327,7 @@ def train(
     path = run / "model.zip"
     if processes.first:
         model = model.save(path, overwrite=resume or overwrite)
-        model = _certified(model, registered).save(path, overwrite=True)
+        model = _certified(model, registered, claims=claims).save(path, overwrite=True)
     if learning_curve:  # the model is safe by now
         with show("learning curve") as tell:
             model = cs.measure_learning_curve(
@@ -634,11 +641,11 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
     return {channel: cs.Model.load(path) for channel, _, path in named}
 
 
-def _certified(model: "cs.Model", pairs: "list[cs.RegisteredPair]") -> "cs.Model":
+def _certified(model: "cs.Model", pairs: "list[cs.RegisteredPair]", *, claims: bool) -> "cs.Model":
     """Return the model with its certificate; where that can't be had, as it is, and say why."""
     try:
         with progress_of("certify") as tell:
-            return cs.certify(model, pairs, watch=tell)
+            return cs.certify(model, pairs, claims=claims, watch=tell)
     except cs.CrosscopeError as error:
         say(f"No certificate: {error}")
         return model
