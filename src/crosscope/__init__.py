@@ -70,6 +70,10 @@ if TYPE_CHECKING:
     from crosscope.optics.systems import SimulatedPair as SimulatedPair
     from crosscope.optics.systems import simulate as simulate
     from crosscope.optics.systems import write_simulation as write_simulation
+    from crosscope.prediction.bounds import Calibration as Calibration
+    from crosscope.prediction.bounds import Interval as Interval
+    from crosscope.prediction.bounds import mark_sure as mark_sure
+    from crosscope.prediction.bounds import predict_interval as predict_interval
     from crosscope.prediction.cluster import Cluster as Cluster
     from crosscope.prediction.cluster import connect as connect
     from crosscope.prediction.files import Failure as Failure
@@ -82,10 +86,7 @@ if TYPE_CHECKING:
     from crosscope.quality.certificate import certify as certify
     from crosscope.quality.inspection import Inspector as Inspector
     from crosscope.quality.inspection import check as check
-    from crosscope.quality.intervals import Interval as Interval
     from crosscope.quality.intervals import calibrate as calibrate
-    from crosscope.quality.intervals import mark_sure as mark_sure
-    from crosscope.quality.intervals import predict_interval as predict_interval
     from crosscope.quality.intervals import train_heads as train_heads
     from crosscope.quality.intervals import with_intervals as with_intervals
     from crosscope.report.evaluation import Report as Report
@@ -115,12 +116,13 @@ _HOMES = {
     "model.processes": "Processes join_processes",
     "model.training": "Moment TrainingError train",
     "optics.systems": "SimulatedPair simulate write_simulation",
+    "prediction.bounds": "Calibration Interval mark_sure predict_interval",
     "prediction.cluster": "Cluster connect",
     "prediction.files": "Failure Verdict predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "quality.certificate": "certify",
     "quality.inspection": "Inspector check",
-    "quality.intervals": "Interval calibrate mark_sure predict_interval train_heads with_intervals",
+    "quality.intervals": "calibrate train_heads with_intervals",
     "report.evaluation": "Report evaluate read_truth",
     "report.measuring": "Measurement measure",
 }

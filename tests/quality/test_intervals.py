@@ -1,6 +1,5 @@
 """Intervals hold for new fields; below 22 fields there are none, and the reason is told."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +13,13 @@ from crosscope.data.registered import RegisteredPair
 from crosscope.data.transforms import IDENTITY
 from crosscope.model.model import SeenField
 from crosscope.optics.misregistration import ALIGNED
+from crosscope.prediction.bounds import least_fields, predict_interval
 from crosscope.quality.intervals import (
     LAMBDAS,
-    NOTHING,
-    STRUCTURE,
-    UNCERTAIN,
-    Calibration,
-    Interval,
     calibrate,
     choose_lambda,
     count_outside,
-    least_fields,
-    mark_sure,
     measure_scores,
-    predict_interval,
     train_heads,
     with_intervals,
 )
@@ -121,8 +113,11 @@ def test_fewer_than_22_fields_give_none_and_say_why(
     certificate = {**calibrated.certificate, "intervals": found.to_json()}
     with pytest.raises(ModelError, match="too few"):
         predict_interval(replace(calibrated, certificate=certificate), fields[0].source, plan=PLAN)
-    with pytest.raises(ModelError, match="has learnt none"):
+    with pytest.raises(ModelError, match="has lost the heads"):
         predict_interval(replace(calibrated, heads=None), fields[0].source, plan=PLAN)
+    bare = with_intervals(replace(calibrated, heads=None), simulate(1, 64, 5014), fields[:21])
+    assert bare.heads is None
+    assert bare.certificate["intervals"] == found.to_json()
 
 
 def test_parts_of_one_file_are_one_field(
@@ -139,6 +134,22 @@ def test_fields_that_the_model_has_seen_are_refused(
     model = replace(calibrated, fields=(SeenField("a", "training", "ab", None),))
     with pytest.raises(PairError, match="has learnt from it"):
         calibrate(model, model.heads, [replace(fields[0], source_sha256="ab")])  # type: ignore[arg-type]
+
+
+def test_fields_that_the_heads_have_learnt_from_are_refused(
+    beads: cs.Model, fields: list[RegisteredPair]
+) -> None:
+    pairs = [replace(pair, source_sha256=str(n)) for n, pair in enumerate(fields)]
+    with pytest.raises(PairError, match="has learnt from it"):
+        with_intervals(beads, pairs[-1:], pairs)
+
+
+def test_fields_of_other_pixels_are_refused(
+    beads: cs.Model, calibrated: cs.Model, fields: list[RegisteredPair]
+) -> None:
+    other = replace(fields[0], source_pixel_size_nm=(60.0, 60.0))
+    with pytest.raises(PairError, match=r"60\.0.* the model was made for"):
+        calibrate(beads, calibrated.heads, [other])  # type: ignore[arg-type]
 
 
 def test_the_certificate_of_a_perfect_method_needs_exactly_22_fields() -> None:
@@ -178,35 +189,3 @@ def test_scores_count_widths(calibrated: cs.Model) -> None:
     target = pair.target.pixels
     inside = (target >= bounds.low.pixels) & (target <= bounds.high.pixels)
     assert np.mean(inside == (found <= factor)) > 0.999
-
-
-def test_the_mask_follows_its_rules(beads: cs.Model) -> None:
-    b, h = beads.target_scaling.offset, beads.target_scaling.scale
-    low = np.array([[b - 0.1 * h, b - 0.1 * h, b + 0.2 * h, b + 0.2 * h]], np.float32)
-    high = np.array([[b + 0.1 * h, b + 0.5 * h, b + 0.4 * h, b + 1.2 * h]], np.float32)
-    images = (cs.Image(pixels, "yx", (30.0, 30.0)) for pixels in (low, high))
-    mask = mark_sure(beads, Interval(*images))
-    assert mask.dtype == np.uint8
-    assert mask.tolist() == [[NOTHING, UNCERTAIN, STRUCTURE, STRUCTURE]]
-
-
-def test_a_calibration_survives_json_and_damage_is_noticed() -> None:
-    for found in (
-        Calibration(1.2, 0.1, 0.1, 100),
-        Calibration(None, 0.1, 0.1, 3, "too few"),
-    ):
-        value = json.loads(json.dumps(found.to_json(), allow_nan=False))
-        assert Calibration.from_json(value) == found
-    good = Calibration(1.2, 0.1, 0.1, 100).to_json()
-    for damage in (
-        {"lambda_": float("nan")},
-        {"lambda_": -1.0},
-        {"lambda_": None},
-        {"alpha": 0.0},
-        {"delta": 2.0},
-        {"fields": 21},
-        {"fields": 30.5},
-        {"reason": "none"},
-    ):
-        with pytest.raises(ValueError, match=r"alpha|fields|interval"):
-            Calibration.from_json(good | damage)

@@ -1,4 +1,4 @@
-"""Model + pairs -> widths, calibrated by field of view; image -> a lower and an upper bound.
+"""Model + pairs -> widths, calibrated by field of view; `prediction.bounds` uses them.
 
     low = output - lambda w_low          high = output + lambda w_high
 
@@ -26,22 +26,22 @@ al., arXiv 2202.05265 (2022). Bets: Waudby-Smith and Ramdas, arXiv 2010.09686 (2
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Num, UInt8
+from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
-from crosscope.data.errors import ModelError, PairError
-from crosscope.data.images import Image
+from crosscope.data.errors import PairError
 from crosscope.data.registered import RegisteredPair
 from crosscope.model.engine import Engine
 from crosscope.model.heads import Bound, Heads, build_heads, pinball
 from crosscope.model.model import Model
-from crosscope.prediction.images import PredictionPlan, fastest_engine, predict
+from crosscope.prediction.bounds import Calibration, least_fields
+from crosscope.prediction.images import SAME_PIXEL
 from crosscope.prediction.tiling import sharpen
 
 QUANTILES = 0.05, 0.95
@@ -54,61 +54,7 @@ CELLS = 400_000  # kept to learn from, of all crops: about 60 MB
 BATCH = 4096
 STEPS = 1500
 RATE = 2e-3
-LEVEL = 0.1  # of a typical structure's height above the background: more is structure
-WIDE = 0.5  # of that height: an interval wider than this tells little
-NOTHING, UNCERTAIN, STRUCTURE = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """By what the widths are multiplied.
-
-    Attributes
-    ----------
-    lambda_ : float or None
-        None where nothing can be certified.
-    alpha, delta : float
-        At most a share alpha of a new field's pixels is outside on average, but for a chance delta.
-    fields : int
-        Fields of view that it was calibrated on.
-    reason : str or None
-        Why nothing can be certified.
-    """
-
-    lambda_: float | None
-    alpha: float
-    delta: float
-    fields: int
-    reason: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Calibration":
-        """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
-        factor, alpha, delta = value["lambda_"], float(value["alpha"]), float(value["delta"])
-        fields, reason = value["fields"], value["reason"]
-        if not (0 < alpha < 1 and 0 < delta < 1):
-            raise ValueError("alpha and delta of intervals must be between 0 and 1")
-        if type(fields) is not int or fields < 0:
-            raise ValueError("a number of calibration fields must be a whole number")
-        if factor is None:
-            if not isinstance(reason, str):
-                raise ValueError("intervals without a factor need a reason")
-            return cls(None, alpha, delta, fields, reason)
-        if reason is not None or not 0 < factor < math.inf or fields < least_fields(alpha, delta):
-            raise ValueError("a factor of intervals must be above 0 and certified")
-        return cls(float(factor), alpha, delta, fields)
-
-
-@dataclass(frozen=True, eq=False)
-class Interval:
-    """Two images, float32 grey values of the target: below and above the model's output."""
-
-    low: Image
-    high: Image
+_LEARNING = 0.7  # part of the time
 
 
 # --- learning -------------------------------------------------------------------------------------
@@ -252,30 +198,19 @@ def calibrate(
     Raises
     ------
     PairError
-        The model was trained on one of the fields, or chosen by it.
+        As `group_fields`.
 
     Notes
     -----
     It holds for fields drawn as these were, from the same sample, microscope and exposure. Fields
     that are parts of one scan, or of one day, are less than they count for.
     """
-    known = {seen.source_sha256 for seen in model.fields if seen.source_sha256}
-    fields: dict[str | int, list[RegisteredPair]] = {}
-    for i, pair in enumerate(pairs):
-        if pair.source_sha256 in known:
-            remedy = "Calibrate on fields that were kept aside"
-            raise PairError(pair.name, "the model has learnt from it or was chosen by it", remedy)
-        fields.setdefault(pair.source_sha256 or i, []).append(pair)
-    least = least_fields(alpha, delta)
-    if len(fields) < least:
-        reason = (
-            f"{len(fields)} calibration fields are too few: even if no pixel of theirs were outside"
-            f", that at most {alpha:.0%} of a new one's are is certain to {1 - delta:.0%} with "
-            f"{least} or more only"
-        )
-        return Calibration(None, alpha, delta, len(fields), reason)
+    fields = group_fields(model, pairs)
+    too_few = _tell_too_few(len(fields), alpha, delta)
+    if too_few:
+        return Calibration(None, alpha, delta, len(fields), too_few)
     losses = []
-    for n, group in enumerate(fields.values()):
+    for n, group in enumerate(fields):
         scores = [measure_scores(model, heads, pair).ravel() for pair in group]
         losses.append(count_outside(np.concatenate(scores)))
         watch((n + 1) / len(fields))
@@ -286,9 +221,41 @@ def calibrate(
     return Calibration(factor, alpha, delta, len(fields))
 
 
-def least_fields(alpha: float, delta: float) -> int:
-    """Return how many fields are needed for anything to be certified: (1 - alpha)^n <= delta."""
-    return math.ceil(math.log(delta) / math.log1p(-alpha))
+def group_fields(
+    model: Model, kept_aside: Sequence[RegisteredPair], learnt: Sequence[RegisteredPair] = ()
+) -> list[list[RegisteredPair]]:
+    """Return the pairs of each field: those of one raw file, by its hash, belong together.
+
+    Raises
+    ------
+    PairError
+        The model was trained on one of the fields or chosen by it, its heads have `learnt` from
+        it, or its pixels are of another size than the model's.
+    """
+    known = {seen.source_sha256 for seen in model.fields} | {pair.source_sha256 for pair in learnt}
+    made = (*model.source_pixel_size_nm, *model.target_pixel_size_nm)
+    fields: dict[str | int, list[RegisteredPair]] = {}
+    for n, pair in enumerate(kept_aside):
+        if pair.source_sha256 and pair.source_sha256 in known:
+            remedy = "Calibrate on fields that were kept aside"
+            raise PairError(pair.name, "the model has learnt from it or was chosen by it", remedy)
+        have = (*(pair.source_pixel_size_nm or ()), *(pair.target.pixel_size_nm or ()))
+        if len(have) == len(made) and not np.allclose(have, made, rtol=SAME_PIXEL):
+            reason = f"has source and target pixels of {have} nm, the model was made for {made}"
+            raise PairError(pair.name, reason, "Calibrate on pairs of the model's instruments")
+        fields.setdefault(pair.source_sha256 or n, []).append(pair)
+    return list(fields.values())
+
+
+def _tell_too_few(fields: int, alpha: float, delta: float) -> str | None:
+    least = least_fields(alpha, delta)
+    if fields >= least:
+        return None
+    return (
+        f"{fields} calibration fields are too few: even if no pixel of theirs were outside, "
+        f"that at most {alpha:.0%} of a new one's are is certain to {1 - delta:.0%} with {least} "
+        "or more only"
+    )
 
 
 def measure_scores(model: Model, heads: Heads, pair: RegisteredPair) -> Float32[np.ndarray, "y x"]:
@@ -335,75 +302,27 @@ def with_intervals(
     *,
     seed: int = 0,
     steps: int = STEPS,
+    watch: Callable[[float], None] = lambda done: None,
 ) -> Model:
     """Return the model with heads, learnt on `pairs`, and its calibration in the certificate.
 
-    Raises what `train_heads` and `calibrate` raise.
+    Where too few fields are kept aside nothing is learnt, and the certificate has the reason.
+
+    Raises what `train_heads` and `group_fields` raise.
     """
-    heads = train_heads(model, pairs, seed=seed, steps=steps)
-    found = calibrate(model, heads, kept_aside).to_json()
-    return replace(model, heads=heads, certificate={**model.certificate, "intervals": found})
-
-
-# --- use ------------------------------------------------------------------------------------------
-
-
-def predict_interval(model: Model, image: Image, *, plan: PredictionPlan | None = None) -> Interval:
-    """Return bounds of what the target microscope would have measured, pixel by pixel.
-
-    Parameters
-    ----------
-    model : Model
-        With heads, and calibrated.
-    image : Image
-        As `predict` takes it.
-    plan : PredictionPlan, optional
-        Its engine is PyTorch's: low <= output <= high is certain for the output of that engine.
-
-    Returns
-    -------
-    Interval
-        On the output's grid. It takes twice the time of `predict`, and no more memory.
-
-    Raises
-    ------
-    ModelError
-        The model has no intervals, or they could not be calibrated: bounds are not given then, for
-        once they are saved nobody could tell them from such as hold.
-    ImageError, DomainError
-        As `predict`.
-    """
-    remedy = "Calibrate it by with_intervals, on fields that it was not trained on"
-    if model.heads is None or "intervals" not in model.certificate:
-        raise ModelError("intervals", "the model has learnt none", remedy)
-    calibration = Calibration.from_json(model.certificate["intervals"])
-    if calibration.lambda_ is None:
-        raise ModelError("intervals", str(calibration.reason), remedy)
-    plan = replace(plan or PredictionPlan(), engine="torch")
-    engine = fastest_engine(model, image, plan=plan)
-    plan = replace(plan, threads=engine.threads, precision=engine.precision)
-    low, high = (
-        predict(
-            replace(model, generator=Bound(model.generator, model.heads, times)),  # type: ignore[arg-type]
-            image,
-            plan=plan,
+    fields = len(group_fields(model, kept_aside, pairs))
+    reason = _tell_too_few(fields, ALPHA, DELTA)
+    if reason:
+        heads, found = None, Calibration(None, ALPHA, DELTA, fields, reason)
+    else:
+        heads = train_heads(
+            model, pairs, seed=seed, steps=steps, watch=lambda done: watch(_LEARNING * done)
         )
-        for times in (-calibration.lambda_, calibration.lambda_)
-    )
-    return Interval(low, high)
-
-
-def mark_sure(model: Model, interval: Interval) -> UInt8[np.ndarray, "*shape"]:
-    """Turn an interval into a mask that can be read at a glance.
-
-    With the background b and the height h of a bright structure, both of the model's scaling:
-    2, structure is surely here, where low > b + 0.1 h; else 1, uncertain, where
-    high - low > 0.5 h; else 0, nothing is surely here.
-
-    "Surely" is what the calibration says: of a field's pixels one in ten may be outside.
-    """
-    scaling = model.target_scaling
-    low, high = interval.low.pixels, interval.high.pixels
-    mask = np.where(high - low > WIDE * scaling.scale, UNCERTAIN, NOTHING).astype(np.uint8)
-    mask[low > scaling.offset + LEVEL * scaling.scale] = STRUCTURE
-    return mask
+        found = calibrate(
+            model,
+            heads,
+            kept_aside,
+            watch=lambda done: watch(_LEARNING + (1 - _LEARNING) * done),
+        )
+    certificate = {**model.certificate, "intervals": found.to_json()}
+    return replace(model, heads=heads, certificate=certificate)
