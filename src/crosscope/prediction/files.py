@@ -6,9 +6,12 @@ Models of several channels give a colour composite, too: sharp.png beside sharp.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from crosscope.data.errors import CrosscopeError, DomainError, ImageError, OutputError
 from crosscope.data.files import require_free, write_json, writing
@@ -20,8 +23,24 @@ from crosscope.data.images import (
     select_channel,
     write_image,
 )
-from crosscope.data.slides import Slide, is_slide, is_zarr, open_slide, slide_of
+from crosscope.data.slides import (
+    Slide,
+    cut_parts,
+    is_slide,
+    is_zarr,
+    open_slide,
+    slide_of,
+    stand_in,
+    write_slide,
+)
 from crosscope.model.model import Model
+from crosscope.prediction.bounds import (
+    lower_bound,
+    mark_part,
+    plan_bounds,
+    read_calibration,
+    upper_bound,
+)
 from crosscope.prediction.cluster import Cluster
 from crosscope.prediction.composite import PERCENTILES, Composite, draw_composite
 from crosscope.prediction.images import (
@@ -34,13 +53,17 @@ from crosscope.prediction.images import (
     settle,
     tell_twinless,
 )
-from crosscope.prediction.slides import Made, Run, predict_slide
+from crosscope.prediction.slides import VERSION, Made, Run, predict_slide
+from crosscope.prediction.tiling import TILE_PX
 
 Models = Mapping[str, Model] | Model
+Aside = Callable[[str], Path]
+"""From what an image is, "trust" say, to where it lies beside an output."""
 _NAMES = (  # of an entry in the sidecar
     *("input", "output", "input_sha256", "model_sha256", "pixel_size_nm"),
     *("domain", "verdict", "reasons", "seconds"),
 )
+_BOUNDS = ("low", "high", "sure")
 _PREDICTING = 0.8  # part of the time, where the output is inspected, too
 
 
@@ -132,6 +155,7 @@ class _Work:
     plan: PredictionPlan
     overwrite: bool
     inspector: Inspector | None
+    intervals: bool
 
 
 def predict_files(
@@ -143,6 +167,7 @@ def predict_files(
     overwrite: bool = False,
     cluster: Cluster | None = None,
     inspector: Inspector | None = None,
+    intervals: bool = False,
     watch: Callable[[float], None] = lambda done: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Predicted:
@@ -158,12 +183,19 @@ def predict_files(
     An `inspector` judges every image before and after, and writes a trust map: sharp.trust.tif
     beside sharp.tif, of a folder trust/NAME in it.
 
+    With `intervals` the bounds of every pixel, and what is sure of it, lie there in the same way,
+    as low, high and sure: see `bounds`. It takes three times as long.
+
     Raises
     ------
     CrosscopeError
-        The one file cannot be done, or the output is in the way.
+        The one file cannot be done, or the output is in the way; or a model has no intervals, or
+        none for such a plan: nothing is predicted then.
     """
     plan = plan or PredictionPlan()
+    if intervals:
+        plan = plan_bounds(plan)
+        _calibrations_of(models)
     if cluster:  # as many at a time as there are workers, which may be in other folders than we
         plan = replace(plan, threads=plan.threads or 1)
         source, output = source.absolute(), output.absolute()
@@ -182,27 +214,29 @@ def predict_files(
         raise OutputError(output, f"lies in {source}, which must stay", "Choose another name")
     if not folder and not isinstance(models, Model):
         require_free(output.with_suffix(".png"), overwrite=overwrite, inputs=[source])
-    if not folder and inspector:
-        require_free(trust_beside(output), overwrite=overwrite, inputs=[source])
-    work = _Work(models, plan, overwrite, inspector)
+    aside = partial(_name_beside, output)
+    for what in (["trust"] if inspector else []) + (list(_BOUNDS) if intervals else []):
+        if not folder:
+            require_free(aside(what), overwrite=overwrite, inputs=[source])
+    work = _Work(models, plan, overwrite, inspector, intervals)
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
         found = _predict_all(work, files_to, cluster, watch, say)
     else:
         run = cluster.run if cluster else None
-        found = [_predict_file(work, source, output, trust_beside(output), run, watch, say)]
+        found = [_predict_file(work, source, output, aside, run, watch, say)]
     failures = [failure for failure in found if isinstance(failure, Failure)]
     outputs = [each.entry if isinstance(each, Failure) else each for each in found]
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
     return Predicted(outputs, failures)
 
 
-def trust_beside(output: Path) -> Path:
-    """Return where the trust map of an output lies: sharp.trust.ome.tif of sharp.ome.tif."""
+def _name_beside(output: Path, what: str) -> Path:
+    """Return where the trust map, say, of an output lies: sharp.trust.ome.tif of sharp.ome.tif."""
     name, dot, suffixes = output.name.rpartition(".ome.")
     if not name:
         name, dot, suffixes = output.name.rpartition(".")
-    return output.with_name(f"{name}.trust{dot}{suffixes}")
+    return output.with_name(f"{name}.{what}{dot}{suffixes}")
 
 
 def _predict_all(
@@ -238,7 +272,9 @@ def _try_file(
 ) -> dict[str, Any] | Failure:
     file, to = file_to
     try:
-        return _predict_file(work, file, to, to.parent / "trust" / to.name, None, watch, say)
+        return _predict_file(
+            work, file, to, lambda what: to.parent / what / to.name, None, watch, say
+        )
     except CrosscopeError as error:
         return Failure(file, error)
 
@@ -247,7 +283,7 @@ def _predict_file(
     work: _Work,
     source: Path,
     output: Path,
-    trust: Path,
+    aside: Aside,
     run: Run | None,
     watch: Callable[[float], None],
     say: Callable[[str], None],
@@ -256,27 +292,27 @@ def _predict_file(
     models, plan, overwrite, inspector = work.models, work.plan, work.overwrite, work.inspector
     by_parts = bool(run) or is_slide(source) or is_zarr(output)
     share = 1.0 if inspector is None else _PREDICTING
+    passes = 3 if work.intervals else 1
+    bounds: dict[str, Any] = {}
 
-    def predicting(done: float) -> None:
-        watch(share * done)
+    def predicting(nth: int) -> Callable[[float], None]:
+        return lambda done: watch(share * (nth + done) / passes)
 
     image = None if by_parts else read_image(source)
     with slide_of(image) if image else open_slide(source) as slide:
         judged = inspector.admit(models, slide, plan) if inspector else Verdict()
-        if image:
-            made = _predict_image(models, image, plan=plan, watch=predicting, say=say)
-            write_image(made.result, output, overwrite=overwrite)
-        else:
-            made = predict_slide(
-                models,
-                source,
-                output,
-                plan=plan,
-                overwrite=overwrite,
-                run=run,
-                watch=predicting,
-                say=say,
+        made = _make(work, image or source, output, run, predicting(0), say)
+        if work.intervals:
+            same = replace(work, plan=made.plan)
+            low, high = (
+                _make(_of_bound(same, bound), image or source, aside(what), run, tell, say)
+                for bound, what, tell in (
+                    (lower_bound, "low", predicting(1)),
+                    (upper_bound, "high", predicting(2)),
+                )
             )
+            _write_sure(work, low, high, aside, by_parts=by_parts)
+            bounds = _tell_bounds(models, aside)
         if inspector:
             with slide_of(made.result) if image else open_slide(output) as result:
                 judged = inspector.inspect(
@@ -285,13 +321,16 @@ def _predict_file(
                     result,
                     made.plan,
                     admitted=judged,
-                    trust=trust,
+                    trust=aside("trust"),
                     by_parts=by_parts,
                     overwrite=overwrite,
                     watch=lambda done: watch(share + (1 - share) * done),
                 )
+    domain = judged.domain if inspector else made.fit.domain
     libraries = dict.fromkeys(("torch", made.plan.engine or "torch"))
     remarks = made.remarks + tell_twinless(models, plan)
+    if bounds and domain in ("near", "outside"):
+        remarks += ("its intervals may not hold: they were calibrated on other images",)
     if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
             part.write_bytes(made.composite.png)
@@ -303,15 +342,41 @@ def _predict_file(
         if isinstance(models, Model)
         else {name: model.sha256 for name, model in models.items()},
         "pixel_size_nm": made.result.pixel_size_nm,
-        "domain": judged.domain if inspector else made.fit.domain,
+        "domain": domain,
         "verdict": judged.verdict,
         "reasons": [*judged.reasons, *made.fit.reasons, *remarks, *made.image.assumed],
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(made.plan).items() if value is not None},
         "versions": {name: version(name) for name in ("crosscope", "numpy", *libraries)},
         **({"quality": dict(judged.numbers)} if inspector else {}),
+        **({"intervals": bounds} if bounds else {}),
         **(_shown(made.composite, output) if made.composite else {}),
     }
+
+
+def _make(
+    work: _Work,
+    source: Image | Path,
+    output: Path,
+    run: Run | None,
+    watch: Callable[[float], None],
+    say: Callable[[str], None],
+) -> Made:
+    """Predict an image in memory, or a file part by part, and write it."""
+    if isinstance(source, Path):
+        return predict_slide(
+            work.models,
+            source,
+            output,
+            plan=work.plan,
+            overwrite=work.overwrite,
+            run=run,
+            watch=watch,
+            say=say,
+        )
+    made = _predict_image(work.models, source, plan=work.plan, watch=watch, say=say)
+    write_image(made.result, output, overwrite=work.overwrite)
+    return made
 
 
 def _predict_image(
@@ -334,6 +399,54 @@ def _predict_image(
     plan = settle(plan, next(iter(models.values())), image, say)
     result = predict_channels(models, image, plan=plan, watch=watch)
     return Made(image, result, fit, plan, draw_composite(result), find_empty(image))
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def _calibrations_of(models: Models) -> dict[str, dict[str, Any]]:
+    """Return what the sidecar says of each model's; raise ModelError where one has none."""
+    named = {"the model": models} if isinstance(models, Model) else models
+    return {name: read_calibration(model, name).entry for name, model in named.items()}
+
+
+def _of_bound(work: _Work, bound: Callable[[Model], Model]) -> _Work:
+    """Return the work with models that give a bound."""
+    if isinstance(work.models, Model):
+        return replace(work, models=bound(work.models))
+    return replace(work, models={name: bound(model) for name, model in work.models.items()})
+
+
+def _write_sure(work: _Work, low: Made, high: Made, aside: Aside, *, by_parts: bool) -> None:
+    """Write what is sure, by the two bounds, which are on the disk."""
+    models = [work.models] if isinstance(work.models, Model) else list(work.models.values())
+    shape = low.result.pixels.shape
+    if not by_parts:
+        pixels = np.empty(shape, np.uint8)
+        with slide_of(low.result) as below, slide_of(high.result) as above:
+            for part in cut_parts(shape, max(shape)):
+                at: tuple[Any, ...] = (*part.place, part.y, part.x)
+                pixels[at] = mark_part(models, below, above, part)
+        write_image(low.result.with_pixels(pixels), aside("sure"), overwrite=work.overwrite)
+        return
+    with open_slide(aside("low")) as below, open_slide(aside("high")) as above:
+        write_slide(
+            low.result.with_pixels(stand_in(shape, np.uint8)),
+            aside("sure"),
+            partial(mark_part, models, below, above),
+            version=below.version or VERSION,
+            tile_px=TILE_PX,
+            overwrite=work.overwrite,
+        )
+
+
+def _tell_bounds(models: Models, aside: Aside) -> dict[str, Any]:
+    """Return the sidecar's entry; with a model for each channel, what is said of each."""
+    said = _calibrations_of(models)
+    (first, *_) = said.values()
+    if not isinstance(models, Model):
+        first = {key: {name: each[key] for name, each in said.items()} for key in first}
+    return {what: str(aside(what)) for what in _BOUNDS} | first
 
 
 def _shown(composite: Composite, output: Path) -> dict[str, Any]:
