@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscope.data.cores import count_cores, name_processor
+from crosscope.data.cores import count_cores
 from crosscope.data.errors import InputError, ModelError
 from crosscope.model.engine import (
     Engine,
+    describe_device,
     find_device,
     list_threads,
     list_torch_engines,
@@ -85,10 +86,8 @@ def settle_engine(
         "network": model.network,
         "base": model.base,
         "tile_px": sides,
-        "processor": name_processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        **describe_device(),
         "cores": count_cores(),
-        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": version("torch"),
         "openvino": version("openvino") if load_openvino() else None,
         "fixed": {"backend": backend, "threads": threads, "precision": precision},

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from crosscope.data.cores import count_cores
+from crosscope.data.cores import count_cores, name_processor
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,15 @@ def choose_engine(
 
     seconds = time_engines({engine: partial(work, engine) for engine in candidates}, x)
     return min(seconds, key=lambda engine: seconds[engine])
+
+
+def describe_device() -> dict[str, str | None]:
+    """Return what, beside versions, decides on the last bit of what is computed here."""
+    return {
+        "processor": name_processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def list_torch_engines(

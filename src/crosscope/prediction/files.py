@@ -33,6 +33,7 @@ from crosscope.data.slides import (
     stand_in,
     write_slide,
 )
+from crosscope.model.engine import describe_device
 from crosscope.model.model import Model
 from crosscope.prediction.bounds import (
     lower_bound,
@@ -327,7 +328,7 @@ def _predict_file(
                     watch=lambda done: watch(share + (1 - share) * done),
                 )
     domain = judged.domain if inspector else made.fit.domain
-    libraries = dict.fromkeys(("torch", made.plan.engine or "torch"))
+    libraries = dict.fromkeys(("torch", made.plan.settled.backend))
     remarks = made.remarks + tell_twinless(models, plan)
     if bounds and domain in ("near", "outside"):
         remarks += ("its intervals may not hold: they were calibrated on other images",)
@@ -348,6 +349,7 @@ def _predict_file(
         "seconds": round(time.monotonic() - began, 3),
         "plan": {key: value for key, value in asdict(made.plan).items() if value is not None},
         "versions": {name: version(name) for name in ("crosscope", "numpy", *libraries)},
+        "device": describe_device(),
         **({"quality": dict(judged.numbers)} if inspector else {}),
         **({"intervals": bounds} if bounds else {}),
         **(_shown(made.composite, output) if made.composite else {}),
