@@ -491,7 +491,7 @@ def predict(
 
     With --intervals there are sharp.low.tif and sharp.high.tif, between which the target would be
     in 9 of 10 pixels of a field, and sharp.sure.tif: 2 where structure is surely there, 1 where
-    that is uncertain, 0 elsewhere. In three times the time, by PyTorch in float32.
+    that is uncertain, 0 elsewhere. It takes as long as three predictions in float32.
 
     Example: crosscope predict run/model.zip raw/source/0000.tif sharp.tif
     """
