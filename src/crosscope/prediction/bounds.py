@@ -62,9 +62,20 @@ class Calibration:
             "fields": self.fields,
         }
 
+    @property
+    def sentence(self) -> str:
+        """What a card and a report say."""
+        if self.lambda_ is None:
+            return f"No interval can be promised: {self.reason}."
+        return (
+            f"Of the pixels of a new field of the same kind {1 - self.alpha:.0%} are within "
+            f"{self.lambda_:.3g} widths of the output, {1 - self.delta:.0%} certain by "
+            f"{self.fields} fields."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        return asdict(self)
+        return asdict(self) | {"sentence": self.sentence}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Calibration":

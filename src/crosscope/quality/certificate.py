@@ -46,7 +46,7 @@ def certify(
         blurred to the source, and the detector's noise), "agreement" (how well inputs and outputs
         agree, of each field), "claim" (from where points are told apart, what is invented),
         "quantities" (whether brightness is kept) and "twin" (how far it usually is from its
-        regression twin).
+        regression twin). What else it held stays: "intervals".
 
     Raises
     ------
@@ -88,4 +88,4 @@ def certify(
         ).to_json()
         certificate["quantities"] = measure_quantities(model, forward, engine=ENGINE).to_json()
     watch(1.0)
-    return replace(model, certificate=certificate)
+    return replace(model, certificate={**model.certificate, **certificate})

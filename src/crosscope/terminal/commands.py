@@ -390,10 +390,7 @@ def calibrate(
     if found.reason:
         raise cs.PairError(kept_aside, found.reason, "Keep more fields of the same kind aside")
     if not json:
-        typer.echo(
-            f"{out}: by {found.fields} fields, {1 - found.alpha:.0%} of a new one's pixels are "
-            f"within {found.lambda_:.3g} widths of the output, {1 - found.delta:.0%} certain"
-        )
+        typer.echo(f"{out}: {found.sentence}")
 
 
 @command

@@ -103,9 +103,9 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "assumed": [],
         "card": dict(model.card),
         "certificate": {
-            name: model.certificate[name]["sentence"]
-            for name in ("claim", "quantities")
-            if name in model.certificate
+            name: part["sentence"]
+            for name, part in model.certificate.items()
+            if isinstance(part, dict) and "sentence" in part
         },
         "network": f"{model.network}, base {model.base}",
         "parameters": model.parameters,
