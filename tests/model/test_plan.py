@@ -36,6 +36,7 @@ from crosscope.model.plan import TrainingPlan, paper_plan
         ({"validation_share": 1.0}, "validation_share"),
         ({"ema": 1.0}, "ema"),
         ({"ema": -0.1}, "ema"),
+        ({"member": -1}, "member"),
         ({"threads": 0}, "threads"),
         ({"precision": "float16"}, "precision"),
     ],

@@ -53,6 +53,9 @@ class TrainingPlan:
     ema : float
         Decay of the moving average of the weights, per step.
     seed : int
+    member : int
+        Which network of an ensemble: each begins elsewhere and draws other batches, of the same
+        fields.
     threads, precision : int or None, "float32" or "bfloat16" or None
         None: the fastest by measurement at the start, then recorded here, so that resuming is
         exact.
@@ -80,6 +83,7 @@ class TrainingPlan:
     training_fields: int | None = None
     ema: float = 0.997
     seed: int = 0
+    member: int = 0
     threads: int | None = None
     precision: str | None = None
 
@@ -113,6 +117,7 @@ class TrainingPlan:
             "training_fields must be at least 1": self.training_fields is None
             or self.training_fields >= 1,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
+            "member must be at least 0": self.member >= 0,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             "precision must be float32 or bfloat16": self.precision in (None, *PRECISIONS),
         }

@@ -326,7 +326,7 @@ def take_up(
 def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State:
     """Build networks and optimisers, from the plan's seed or from a model's weights."""
     with torch.random.fork_rng():
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(plan.seed + plan.member)
         generator = build_generator(plan.network, plan.base)
         discriminator = Discriminator(plan.discriminator_base)
     if init:
