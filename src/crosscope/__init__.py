@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from crosscope.model.curve import measure_learning_curve as measure_learning_curve
     from crosscope.model.dial import blend as blend
     from crosscope.model.engine import Engine as Engine
+    from crosscope.model.members import join_members as join_members
+    from crosscope.model.members import train_members as train_members
     from crosscope.model.model import Model as Model
     from crosscope.model.plan import TrainingPlan as TrainingPlan
     from crosscope.model.plan import paper_plan as paper_plan
@@ -111,6 +113,7 @@ _HOMES = {
     "model.curve": "measure_learning_curve",
     "model.engine": "Engine",
     "model.dial": "blend",
+    "model.members": "join_members train_members",
     "model.model": "Model",
     "model.plan": "TrainingPlan paper_plan",
     "model.processes": "Processes join_processes",

@@ -18,18 +18,22 @@ from torch import nn
 from crosscope.data.errors import ModelError, OutputError
 from crosscope.data.sampling import Scaling
 from crosscope.model.generator import build_generator
-from crosscope.model.model import LARGEST_MEMBER, VERSION, Model, SeenField
+from crosscope.model.model import LARGEST_ENTRY, VERSION, Model, SeenField
 from crosscope.model.reach import Reach
 
 Members = dict[str, bytes]
 WEIGHTS, TWIN, TILE = "generator.safetensors", "twin.safetensors", "tile.safetensors"
+MEMBER = "member-1.safetensors"
+FORGED = ["../x", "/x", "a/../../x", "readme.txt", "C:\\x", "data.pkl"]
+FORGED += [f"member-{n}.safetensors" for n in ("0", "5", "01", "../1", "x")]
 
 
 def make_model(network: str = "fast") -> Model:
     torch.manual_seed(0)
-    generator, twin = build_generator(network, 2), build_generator(network, 2)
-    for weight in [*generator.parameters(), *twin.parameters()]:
-        nn.init.normal_(weight, std=0.1)
+    generator, twin, *members = (build_generator(network, 2) for _ in range(4))
+    for each in (generator, twin, *members):
+        for weight in each.parameters():
+            nn.init.normal_(weight, std=0.1)
     return Model(
         network=network,
         base=2,
@@ -46,6 +50,7 @@ def make_model(network: str = "fast") -> Model:
         log=({"step": 3, "phase": "warm"}, {"step": 7, "phase": "warm"}),
         card={"sample": "beads"},
         tile=np.linspace(-0.1, 1.7, 128 * 128, dtype=np.float32).reshape(128, 128),
+        members=tuple(member.eval() for member in members),
     )
 
 
@@ -62,14 +67,15 @@ def test_a_model_comes_back_as_it_was(network: str, tmp_path: Path) -> None:
     nets = {"generator", "twin"}
     assert np.array_equal(back.tile, model.tile)
     for name, value in vars(model).items():
-        if name not in nets | {"tile"}:
+        if name not in nets | {"tile", "members"}:
             assert getattr(back, name) == value, name
-    for name in nets:
-        before, after = getattr(model, name).state_dict(), getattr(back, name).state_dict()
+    both = zip((model.generator, *model.sisters), (back.generator, *back.sisters), strict=True)
+    for network_before, network_after in both:
+        before, after = network_before.state_dict(), network_after.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before)
-        assert all(weight.requires_grad for weight in getattr(back, name).parameters())
-        assert not getattr(back, name).training
+        assert all(weight.requires_grad for weight in network_after.parameters())
+        assert not network_after.training
     x = torch.rand(1, 1, 16, 32)
     assert torch.equal(model.generator(x), back.generator(x))
     assert back.parameters == model.parameters
@@ -82,8 +88,8 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
 
 
 def test_a_model_without_a_twin_has_none(tmp_path: Path) -> None:
-    replace(make_model(), twin=None).save(tmp_path / "a.zip")
-    assert Model.load(tmp_path / "a.zip").twin is None
+    replace(make_model(), twin=None, members=()).save(tmp_path / "a.zip")
+    assert Model.load(tmp_path / "a.zip").sisters == ()
 
 
 def test_half_precision_takes_half_the_space_and_rounds_only(tmp_path: Path) -> None:
@@ -232,7 +238,9 @@ def test_a_pickle_is_never_executed(saved: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "harmed").exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "readme.txt", "C:\\x", "data.pkl"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "readme.txt", "C:\\x", "data.pkl", *FORGED]
+)
 def test_a_member_that_no_model_has_is_refused_and_unpacks_nothing(saved: Path, name: str) -> None:
     write(saved, read(saved) | {name: b"x"})
     refuse(saved)
@@ -245,7 +253,7 @@ def test_a_name_that_comes_twice_is_refused(saved: Path) -> None:
     refuse(saved)
 
 
-@pytest.mark.parametrize("name", ["model.json", "log.jsonl", WEIGHTS, TILE])
+@pytest.mark.parametrize("name", ["model.json", "log.jsonl", WEIGHTS, TWIN, MEMBER, TILE])
 def test_a_missing_member_is_refused(saved: Path, name: str) -> None:
     members = read(saved)
     del members[name]
@@ -285,7 +293,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(saved: Path) -> None:
     entry = content.index(b"PK\x01\x02")  # of the central directory; two sizes at 20 and 24
     sizes = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
     saved.write_bytes(content[: entry + 20] + sizes + content[entry + 28 :])
-    assert LARGEST_MEMBER < 0xFFFFFFF0
+    assert LARGEST_ENTRY < 0xFFFFFFF0
     refuse(saved, "larger")
 
 
@@ -297,9 +305,10 @@ def test_a_later_version_says_so(saved: Path) -> None:
     refuse(saved, f"version {VERSION + 1}.*Update")
 
 
-def test_weights_that_do_not_have_their_hash_are_refused(saved: Path) -> None:
-    forge(saved, lambda card: card["sha256"].update({TWIN: 64 * "0"}))
-    refuse(saved, "twin.*damaged")
+@pytest.mark.parametrize("name", [TWIN, MEMBER])
+def test_weights_that_do_not_have_their_hash_are_refused(saved: Path, name: str) -> None:
+    forge(saved, lambda card: card["sha256"].update({name: 64 * "0"}))
+    refuse(saved, f"{name}.*damaged")
 
 
 def test_weights_without_a_hash_are_refused(saved: Path) -> None:
@@ -373,8 +382,9 @@ def test_a_missing_entry_is_refused(saved: Path) -> None:
         refuse(saved)
 
 
-def test_weights_of_another_network_are_refused(saved: Path) -> None:
-    weights = safetensors.torch.load(read(saved)[WEIGHTS])
+@pytest.mark.parametrize("file", [WEIGHTS, MEMBER])
+def test_weights_of_another_network_are_refused(saved: Path, file: str) -> None:
+    weights = safetensors.torch.load(read(saved)[file])
     first = next(iter(weights))
     wrong: list[dict[str, torch.Tensor]] = [
         {},
@@ -385,11 +395,11 @@ def test_weights_of_another_network_are_refused(saved: Path) -> None:
         weights | {first: weights[first].to(torch.float8_e4m3fn)},
     ]
     for tensors in wrong:
-        forge_weights(saved, tensors)
+        forge_weights(saved, tensors, file)
         refuse(saved, "not those of the network")
-    forge_weights(saved, weights | {first: torch.full_like(weights[first], torch.nan)})
+    forge_weights(saved, weights | {first: torch.full_like(weights[first], torch.nan)}, file)
     refuse(saved, "not finite")
-    forge_weights(saved, weights)
+    forge_weights(saved, weights, file)
     Model.load(saved)
 
 

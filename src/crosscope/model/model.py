@@ -1,9 +1,9 @@
 """A model: everything needed to use it, in one file that executes nothing when it is read.
 
 MODEL.zip holds model.json (what it is and what it was trained on), log.jsonl (how its training
-went), the weights generator.safetensors and, for an adversarial model, twin.safetensors, where its
-intervals were learnt heads.safetensors, and tile.safetensors, the test tile on which every engine
-is checked.
+went), the weights generator.safetensors and, for an adversarial model, twin.safetensors, of an
+ensemble member-1.safetensors and so on, where its intervals were learnt heads.safetensors, and
+tile.safetensors, the test tile on which every engine is checked.
 """
 
 import hashlib
@@ -33,7 +33,9 @@ from crosscope.model.reach import Reach
 from crosscope.model.trial import TILE_PX, random_tile
 
 VERSION = 1
-LARGEST_MEMBER = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
+LARGEST_ENTRY = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
+MOST_MEMBERS = 4
+_MEMBERS = tuple(f"member-{n + 1}" for n in range(MOST_MEMBERS))
 _NO_MODEL = "Pass a model.zip that `crosscope train` wrote"
 
 
@@ -85,6 +87,8 @@ class Model:
         "forward", "claim", "quantities", "intervals". Empty where none was.
     heads : nn.Module or None
         How far the target may be from the generator's output: see `heads` and `quality.intervals`.
+    members : tuple of nn.Module
+        Generators that learnt the same from other beginnings, at most four: see `members`.
     sha256 : str or None
         Of the file it was loaded from or saved to.
     """
@@ -106,7 +110,13 @@ class Model:
     certificate: Mapping[str, Any] = field(default_factory=dict)
     tile: Float32[np.ndarray, "y x"] = field(default_factory=random_tile)
     heads: nn.Module | None = None
+    members: tuple[nn.Module, ...] = ()
     sha256: str | None = None
+
+    @property
+    def sisters(self) -> tuple[nn.Module, ...]:
+        """The other networks that learnt the same: the twin, then the members."""
+        return (*([self.twin] if self.twin else []), *self.members)
 
     @property
     def parameters(self) -> int:
@@ -123,12 +133,13 @@ class Model:
         """
         path = Path(path)
         weights = {"generator": self.generator, "twin": self.twin, "heads": self.heads}
-        members = {
+        weights |= dict(zip(_MEMBERS[: len(self.members)], self.members, strict=True))
+        entries = {
             f"{name}.safetensors": _to_bytes(net, path, half)
             for name, net in weights.items()
             if net is not None
         }
-        members["tile.safetensors"] = tensors_to_bytes({"tile": torch.from_numpy(self.tile)})
+        entries["tile.safetensors"] = tensors_to_bytes({"tile": torch.from_numpy(self.tile)})
         card = {
             "format": "crosscope-model",
             "version": VERSION,
@@ -145,17 +156,17 @@ class Model:
             "card": self.card,
             "certificate": self.certificate,
             "parameters": self.parameters,
-            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in entries.items()},
         }
-        members["model.json"] = json.dumps(card, indent=2, allow_nan=False).encode()
-        members["log.jsonl"] = "".join(
+        entries["model.json"] = json.dumps(card, indent=2, allow_nan=False).encode()
+        entries["log.jsonl"] = "".join(
             json.dumps(line, allow_nan=False) + "\n" for line in self.log
         ).encode()
         with writing(path, overwrite=overwrite) as part, zipfile.ZipFile(part, "w") as archive:
-            for name, data in members.items():
-                member = zipfile.ZipInfo(name)  # without a date: the same bytes again
-                member.external_attr = 0o644 << 16
-                archive.writestr(member, data)
+            for name, data in entries.items():
+                entry = zipfile.ZipInfo(name)  # without a date: the same bytes again
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, data)
         return replace(self, sha256=sha256(path))
 
     @classmethod
@@ -173,15 +184,17 @@ class Model:
             Not there, not a model file, of a later version, damaged (hashes, shapes, NaN).
         """
         path = find_model(path)
-        members = _read_members(path)
+        entries = _read_entries(path)
         try:
-            card = json.loads(members["model.json"])
+            card = json.loads(entries["model.json"])
             if card["format"] != "crosscope-model":
                 raise ModelError(path, "is not a crosscope model", _NO_MODEL)
             if card["version"] > VERSION:
                 reason = f"is of version {card['version']}, this program reads up to {VERSION}"
                 raise ModelError(path, reason, "Update crosscope")
-            weights = {name: data for name, data in members.items() if name.endswith("tensors")}
+            weights = {name: data for name, data in entries.items() if name.endswith("tensors")}
+            if weights.keys() != card["sha256"].keys():
+                raise ValueError("it names other weights than there are")
             for name, data in weights.items():
                 if hashlib.sha256(data).hexdigest() != card["sha256"][name]:
                     raise ModelError(path, f"{name} in it is damaged", "Copy the file again")
@@ -211,11 +224,12 @@ class Model:
                 plan=dict(card["plan"]),
                 fields=tuple(SeenField(**seen) for seen in card["fields"]),
                 training=dict(card["training"]),
-                log=tuple(dict(json.loads(line)) for line in members["log.jsonl"].splitlines()),
+                log=tuple(dict(json.loads(line)) for line in entries["log.jsonl"].splitlines()),
                 card=dict(card["card"]),
                 certificate=dict(card["certificate"]),
                 tile=tile,
                 heads=built["heads"].eval() if "heads" in built else None,
+                members=tuple(built[name].eval() for name in _MEMBERS if name in built),
                 sha256=sha256(path),
             )
         # RuntimeError: a base beyond what torch can count, JSON nested too deeply
@@ -238,18 +252,18 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     network.load_state_dict(dict(weights), assign=True)
 
 
-def _read_members(path: Path) -> dict[str, bytes]:
-    """Read the known members of the archive into memory: nothing is unpacked to the disk."""
-    known = {"model.json", "log.jsonl", "tile.safetensors"}
-    known |= {"generator.safetensors", "twin.safetensors", "heads.safetensors"}
+def _read_entries(path: Path) -> dict[str, bytes]:
+    """Read the known entries of the archive into memory: nothing is unpacked to the disk."""
+    known = {"model.json", "log.jsonl"}
+    known |= {f"{name}.safetensors" for name in ("tile", "generator", "twin", "heads", *_MEMBERS)}
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             names = [info.filename for info in infos]
             if not set(names) <= known or len(set(names)) != len(names):
                 raise ModelError(path, "is an archive, but not a crosscope model", _NO_MODEL)
-            if any(info.file_size > LARGEST_MEMBER or info.compress_type for info in infos):
-                reason = "has members that are compressed or larger than any model's"
+            if any(info.file_size > LARGEST_ENTRY or info.compress_type for info in infos):
+                reason = "has entries that are compressed or larger than any model's"
                 raise ModelError(path, reason, _NO_MODEL)
             return {name: archive.read(name) for name in names}
     except FileNotFoundError as error:
