@@ -1,11 +1,13 @@
 """Verdicts and trust maps: an output that was tampered with shows where."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import crosscope as cs
 from crosscope.data.images import read_image, write_image
@@ -57,12 +59,49 @@ def test_the_twin_shows_what_only_one_of_them_has(beads: cs.Model, seen: SEEN) -
     assert int(other.trust.pixels[at, at].min()) > int(plain.trust.pixels[at, at].max()) + 100
 
 
+def with_members(model: cs.Model, *by: float) -> cs.Model:
+    """Return a model with members whose weights are its own, made larger; usual as the twin."""
+    members = [copy.deepcopy(model.generator) for _ in by]
+    for member, more in zip(members, by, strict=True):
+        with torch.no_grad():
+            for weight in member.parameters():
+                weight.mul_(1 + more)
+    joined = cs.join_members(model, [replace(model, generator=member) for member in members])
+    usual = [model.certificate["twin"] for _ in by]
+    return replace(joined, certificate={**model.certificate, "members": usual})
+
+
+def test_the_map_holds_the_largest_doubt_of_all_sisters(beads: cs.Model, seen: SEEN) -> None:
+    plain, same, other = (
+        cs.check(model, seen.image, seen.output, level="full").trust
+        for model in (beads, with_members(beads, 0.0), with_members(beads, 0.0, 0.02))
+    )
+    assert plain is not None
+    assert same is not None
+    assert other is not None
+    assert np.array_equal(plain.pixels, same.pixels)
+    assert (other.pixels >= plain.pixels).all()
+    assert int(other.pixels.max()) > int(plain.pixels.max()) + 50
+
+
+def test_members_that_were_not_certified_are_told(beads: cs.Model, seen: SEEN) -> None:
+    joined = with_members(beads, 0.0, 0.0)
+    for certificate in (beads.certificate, {**joined.certificate, "members": [{}, {}]}):
+        bare = replace(joined, certificate=certificate)
+        with pytest.raises(cs.ModelError, match="certificate is damaged: members"):
+            cs.check(bare, seen.image, seen.output, level="full")
+    one = replace(joined, members=joined.members[:1])
+    with pytest.raises(cs.ModelError, match="of 1 members it has 2"):
+        cs.check(one, seen.image, seen.output, level="full")
+
+
 def test_parts_make_no_difference(
     beads: cs.Model, seen: SEEN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = cs.check(beads, seen.image, seen.output, level="full")
+    model = with_members(beads, 0.001)
+    whole = cs.check(model, seen.image, seen.output, level="full")
     monkeypatch.setattr(inspection, "TILE_PX", 96)
-    parts = cs.check(beads, seen.image, seen.output, level="full")
+    parts = cs.check(model, seen.image, seen.output, level="full")
     assert whole.trust is not None
     assert parts.trust is not None
     difference = whole.trust.pixels.astype(int) - parts.trust.pixels

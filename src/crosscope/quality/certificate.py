@@ -45,8 +45,8 @@ def certify(
         With `certificate`: "domain" (what its images look like), "forward" (how the target is
         blurred to the source, and the detector's noise), "agreement" (how well inputs and outputs
         agree, of each field), "claim" (from where points are told apart, what is invented),
-        "quantities" (whether brightness is kept) and "twin" (how far it usually is from its
-        regression twin). What else it held stays: "intervals".
+        "quantities" (whether brightness is kept), "twin" and "members" (how far it usually is from
+        its regression twin, and from each member). What else it held stays: "intervals".
 
     Raises
     ------
@@ -56,11 +56,12 @@ def certify(
     if not pairs:
         raise PairError("certificate", "there are no pairs to measure it on", "Give the training's")
     sources = [pair.source.pixels for pair in pairs]
-    outputs, twins = [], []
+    outputs: list[Any] = []
+    others: list[list[Any]] = [[] for _ in model.sisters]
     for n, source in enumerate(sources):
         outputs.append(sharpen(model, source[None], engine=ENGINE)[0])
-        if model.twin:
-            twins.append(sharpen(model, source[None], engine=ENGINE, network=model.twin)[0])
+        for made, sister in zip(others, model.sisters, strict=True):
+            made.append(sharpen(model, source[None], engine=ENGINE, network=sister)[0])
         watch(0.4 * (n + 1) / len(sources))
     sizes_nm = model.source_pixel_size_nm, model.target_pixel_size_nm
     zoom = float(np.sqrt(np.divide(*sizes_nm).prod()))
@@ -80,8 +81,11 @@ def certify(
         "forward": forward.to_json(),
         "agreement": agreement,
     }
-    if twins:
-        certificate["twin"] = learn_usual(outputs, twins, forward).to_json()
+    usual = [learn_usual(outputs, made, forward).to_json() for made in others]
+    if model.twin:
+        certificate["twin"] = usual.pop(0)
+    if usual:
+        certificate["members"] = usual
     if claims:
         certificate["claim"] = measure_claim(
             model, forward, engine=ENGINE, watch=lambda done: watch(0.5 + 0.45 * done)

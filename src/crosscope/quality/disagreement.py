@@ -1,10 +1,11 @@
 """Output + what a sister network makes of the same input -> where the two disagree.
 
 The twin has learnt the same without a discriminator: what only the adversarial model shows is of
-its taste, not of the data. It sees what the re-blur check cannot, one bead or two under the
-source's width.
+its taste, not of the data. A member has learnt the same from another beginning: what only one of
+them shows is of chance. They see what the re-blur check cannot, one bead or two under the source's
+width.
 
-    d = G * (output - twin) / sqrt(floor^2 + (share G * light)^2)
+    d = G * (output - sister's) / sqrt(floor^2 + (share G * light)^2)
 
 G is a spot as wide as the target's finest structure; floor and share are what is usual on training
 fields, so that d is in standard deviations.
@@ -29,7 +30,7 @@ _BRIGHT = 0.25  # of the brightest: where the share is measured
 
 @dataclass(frozen=True)
 class Usual:
-    """How far a model is from its twin where both are right.
+    """How far a model is from a sister where both are right.
 
     Attributes
     ----------
@@ -54,12 +55,12 @@ class Usual:
         return math.ceil(3 * self.sigma_px)
 
     def disagreement(
-        self, output: Float[np.ndarray, "y x"], twin: Float[np.ndarray, "y x"]
+        self, output: Float[np.ndarray, "y x"], other: Float[np.ndarray, "y x"]
     ) -> Float32[np.ndarray, "y x"]:
         """Return d of two images, target grey values."""
         sigma = self.sigma_px
-        difference = ndimage.gaussian_filter(output - twin, sigma, truncate=3.0)
-        light = ndimage.gaussian_filter(np.maximum(output, twin) - self.zero, sigma, truncate=3.0)
+        difference = ndimage.gaussian_filter(output - other, sigma, truncate=3.0)
+        light = ndimage.gaussian_filter(np.maximum(output, other) - self.zero, sigma, truncate=3.0)
         usual = np.sqrt(self.floor**2 + np.square(self.share * light))
         return (difference / usual).astype(np.float32)
 
@@ -74,19 +75,19 @@ class Usual:
         if not (
             min(found.floor, found.sigma_px) > 0 and all(map(math.isfinite, asdict(found).values()))
         ):
-            raise ValueError("what is usual between a model and its twin must be above 0")
+            raise ValueError("what is usual between a model and a sister must be above 0")
         return found
 
 
 def learn_usual(
     outputs: Sequence[Float[np.ndarray, "_y _x"]],
-    twins: Sequence[Float[np.ndarray, "_y _x"]],
+    others: Sequence[Float[np.ndarray, "_y _x"]],
     forward: Forward,
 ) -> Usual:
     """Measure what is usual on training fields."""
     sigma_px = forward.target_fwhm_px / FWHM_PER_SIGMA
     plain = Usual(1.0, 0.0, forward.zero, sigma_px)
-    both = zip(outputs, twins, strict=True)
+    both = zip(outputs, others, strict=True)
     difference = np.concatenate([plain.disagreement(*each).ravel() for each in both])
     smooth = (ndimage.gaussian_filter(output, sigma_px, truncate=3.0) for output in outputs)
     light = np.concatenate([image.ravel() for image in smooth]) - forward.zero

@@ -1,10 +1,11 @@
 """Image -> admitted or refused; image + output -> a verdict and a trust map, part by part.
 
 The trust map lies on the output's grid: in each pixel tenths of the standard deviation by which the
-output contradicts its input (or, where asked for, its twin), 255 at most. Along the border, as far
-as light from beyond it shines in, nothing can be said, and the map is 0.
+output contradicts its input (or, where asked for, a sister network), 255 at most. Along the border,
+as far as light from beyond it shines in, nothing can be said, and the map is 0.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ class Inspector:
     Attributes
     ----------
     level : "fast" or "full"
-        full lets the twin predict, too: as much time as the prediction.
+        full lets the twin and the members predict, too: each takes as much time as the prediction.
     """
 
     level: str = "fast"
@@ -157,7 +158,7 @@ def check(
     plan : PredictionPlan
         As it was predicted with.
     level : "fast" or "full"
-        full compares with the model's twin, too.
+        full compares with the model's twin and members, too.
 
     Returns
     -------
@@ -306,6 +307,14 @@ def judge_view(view: View) -> Belonging:
 
 
 @dataclass(frozen=True, eq=False)
+class Sister:
+    """Another network that learnt the same, and how far the model usually is from it."""
+
+    sharpener: Sharpener
+    usual: Usual
+
+
+@dataclass(frozen=True, eq=False)
 class Walk:
     """One channel of an output, compared part by part.
 
@@ -316,8 +325,8 @@ class Walk:
     channel : int or None
         Which of the output's, where it has several.
     reblurrer : Reblurrer
-    twin : Sharpener or None
-    usual : Usual or None
+    sisters : tuple of Sister
+        Empty where it is compared with its input only.
     sums : list of Sums
         Of the parts that are done.
     """
@@ -326,8 +335,7 @@ class Walk:
     output: Slide
     channel: int | None
     reblurrer: Reblurrer
-    twin: Sharpener | None
-    usual: Usual | None
+    sisters: tuple[Sister, ...]
     sums: list[Sums]
 
     @property
@@ -369,35 +377,34 @@ class Walk:
         self.sums.append(add_up(compared, inner[0], inner[1]))
         doubt = judged[rows, columns].repeat(block_px, axis=0).repeat(block_px, axis=1)
         doubt = doubt[: part.y.stop - part.y.start, : part.x.stop - part.x.start]
-        if self.twin and self.usual:
-            doubt = np.maximum(doubt, np.abs(self.disagree(part, made, read)))
+        for sister in self.sisters:
+            doubt = np.maximum(doubt, np.abs(self.disagree(sister, part, made, read)))
         return np.minimum(np.rint(TENTHS * doubt), 255).astype(np.uint8)
 
     def disagree(
-        self, part: Part, made: Float[np.ndarray, "y x"], read: tuple[slice, ...]
+        self, sister: Sister, part: Part, made: Float[np.ndarray, "y x"], read: tuple[slice, ...]
     ) -> Float[np.ndarray, "_y _x"]:
-        """Return how far the output is from the twin's."""
-        assert self.twin is not None, "asked only where there is one"
-        assert self.usual is not None, "asked only where there is one"
-        halo_px = min(self.usual.halo_px, self.reblurrer.halo_px)
+        """Return how far the output is from a sister's."""
+        sharpener = sister.sharpener
+        halo_px = min(sister.usual.halo_px, self.reblurrer.halo_px)
         wide = [
             slice(max(0, s.start - halo_px), min(n, s.stop + halo_px))
             for s, n in zip((part.y, part.x), self.view.shape, strict=True)
         ]
-        stride = self.twin.stride
+        stride = sharpener.stride
         tiles = [
-            make_tile(s.start - s.start % stride, min(s.stop + -s.stop % stride, n), n, self.twin)
+            make_tile(s.start - s.start % stride, min(s.stop + -s.stop % stride, n), n, sharpener)
             for s, n in zip(wide, self.view.shape, strict=True)
         ]
         place = self.place_of(part.place)
-        twin = sharpen_tile(
-            self.twin, lambda y, x: self.view.read(place, y, x)[None], self.view.shape, *tiles
+        other = sharpen_tile(
+            sharpener, lambda y, x: self.view.read(place, y, x)[None], self.view.shape, *tiles
         )[0]
         y, x = (slice(w.start - r.start, w.stop - r.start) for w, r in zip(wide, read, strict=True))
         top, left = (s.start % stride for s in wide)
         height, width = made[y, x].shape
-        twin = twin[top : top + height, left : left + width]
-        found = self.usual.disagreement(made[y, x], twin)
+        other = other[top : top + height, left : left + width]
+        found = sister.usual.disagreement(made[y, x], other)
         y, x = (
             slice(s.start - w.start, s.stop - w.start)
             for s, w in zip((part.y, part.x), wide, strict=True)
@@ -416,16 +423,30 @@ def open_walks(
     for n, view in enumerate(views):
         forward = read_certificate(view.model, "forward", Forward.from_json)
         channel = n if "c" in output.image.axes else None
-        twin = usual = None
-        if full and view.model.twin:
-            engine = Engine(plan.threads or 1, plan.precision or "float32")
-            twin = make_sharpener(
-                view.model, engine=engine, network=view.model.twin, source_scaling=view.scaling
-            )
-            usual = read_certificate(view.model, "twin", Usual.from_json)
-        plain = Walk(view, output, channel, Reblurrer(forward, forward.noise, 0.0), twin, usual, [])
+        engine = Engine(plan.threads or 1, plan.precision or "float32")
+        sisters = _open_sisters(view, engine) if full else ()
+        plain = Walk(view, output, channel, Reblurrer(forward, forward.noise, 0.0), sisters, [])
         walks.append(replace(plain, reblurrer=make_reblurrer(forward, *_samples(plain))))
     return walks
+
+
+def _open_sisters(view: View, engine: Engine) -> tuple[Sister, ...]:
+    model = view.model
+    usual = [read_certificate(model, "twin", Usual.from_json)] if model.twin else []
+    if model.members:
+        usual += read_certificate(model, "members", functools.partial(_usual_of, model))
+    return tuple(
+        Sister(
+            make_sharpener(model, engine=engine, network=network, source_scaling=view.scaling), each
+        )
+        for network, each in zip(model.sisters, usual, strict=True)
+    )
+
+
+def _usual_of(model: Model, entries: Sequence[Any]) -> list[Usual]:
+    if len(entries) != len(model.members):
+        raise ValueError(f"of {len(model.members)} members it has {len(entries)}")
+    return [Usual.from_json(entry) for entry in entries]
 
 
 def _samples(
