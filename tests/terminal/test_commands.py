@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import crosscope as cs
 from crosscope.model.training import descend
@@ -16,6 +17,7 @@ from crosscope.terminal import quickstart
 from crosscope.terminal.commands import app
 
 FAST = ("--steps", "20", "--base", "4", "--threads", "1", "--precision", "float32", "--no-claims")
+QUICK = ("--engine", "torch", "--threads", "1", "--precision", "float32")
 METHODS = {"input", "output", "target", "bicubic", "lucy_richardson", "nnls", "twin"}
 COMMANDS = [command.name or "" for command in app.registered_commands]
 
@@ -306,6 +308,38 @@ def test_interrupted_training_can_be_resumed(
     weights = cs.Model.load(run / "model.zip").generator.state_dict()
     for name, weight in cs.Model.load(walk.model).generator.state_dict().items():
         assert bool((weight == weights[name]).all()), name
+
+
+def test_members_learn_beside_the_model_and_raise_the_map(
+    crosscope: Crosscope, walk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, two = tmp_path / "run", (*FAST, "--members", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr("crosscope.model.training.descend", _stop_after(30))  # in the member
+        assert crosscope("train", walk.pairs, run, *two).code == 130
+    assert cs.Model.load(run / "model.zip").members == ()
+    outcome = crosscope("train", walk.pairs, run, *two, "--resume", "--json")
+    assert outcome.code == 0, outcome.err
+    model = cs.Model.load(run / "model.zip")
+    (member,) = model.members
+    assert len(model.certificate["members"]) == 1
+    assert (run / "member-1" / "log.jsonl").exists()
+    assert crosscope("info", run / "model.zip", "--json").json["members"] == 1
+    for name, weight in cs.Model.load(walk.model).generator.state_dict().items():
+        assert bool((weight == model.generator.state_dict()[name]).all()), name
+
+    with torch.no_grad():
+        for weight in member.parameters():
+            weight.mul_(1.5)
+    model.save(tmp_path / "other.zip")
+    maps = []
+    for name, path in (("a", run / "model.zip"), ("b", tmp_path / "other.zip")):
+        out = tmp_path / f"{name}.tif"
+        asked = ("predict", path, walk.image, out, "--check", "full", "--force", *QUICK)
+        outcome = crosscope(*asked)
+        assert outcome.code == 0, outcome.err
+        maps.append(cs.read_image(tmp_path / f"{name}.trust.tif").pixels.astype(int))
+    assert maps[1].max() > maps[0].max() + 20
 
 
 def _stop_after(steps: int) -> Callable[..., None]:

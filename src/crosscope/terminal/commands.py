@@ -266,6 +266,15 @@ def train(
         typer.Option(min=0, help="Move the source's background by up to this part of its scale."),
     ] = 0.0,
     seed: Seed = 0,
+    members: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=5,
+            help="Networks that learn the same from other beginnings, for `predict --check full`: "
+            "each takes the budget once.",
+        ),
+    ] = 1,
     threads: Annotated[int | None, typer.Option(help="Else by measurement.")] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
@@ -327,6 +336,20 @@ def train(
     path = run / "model.zip"
     if processes.first:
         model = model.save(path, overwrite=resume or overwrite)
+    if members > 1:  # the first is safe by now
+        with show("members") as tell:
+            model = cs.train_members(
+                registered,
+                plan,
+                model,
+                count=members - 1,
+                run=run,
+                init=start,
+                resume=resume,
+                watch=lambda moment: tell(moment.done, moment.text),
+                say=say,
+            )
+    if processes.first:
         model = _certified(model, registered, claims=claims).save(path, overwrite=True)
     if learning_curve:  # the model is safe by now
         with show("learning curve") as tell:
@@ -455,7 +478,7 @@ def predict(
     threads: Annotated[int | None, typer.Option(min=1, help="Else by measurement.")] = None,
     check: Annotated[
         Literal["none", "fast", "full"],
-        typer.Option(help="Judge input and output; full: by the model's twin, too."),
+        typer.Option(help="Judge input and output; full: by its twin and members, too."),
     ] = "fast",
     force: Annotated[
         bool, typer.Option("--force", help="Use the model for what it was not made for.")
@@ -548,7 +571,7 @@ def check(
     pixel_size_nm: PixelSize = None,
     offset: Offset = None,
     level: Annotated[
-        Literal["fast", "full"], typer.Option(help="full: by the model's twin, too.")
+        Literal["fast", "full"], typer.Option(help="full: by its twin and members, too.")
     ] = "fast",
     map_: Annotated[
         Path | None, typer.Option("--map", help="Write the trust map of the output, a TIFF.")

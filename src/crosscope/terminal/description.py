@@ -115,6 +115,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "halo_px": model.reach.halo_px,
         "reach_px": model.reach.exact_px,
         "twin": model.twin is not None,
+        "members": len(model.members),
         "fields": [f"{seen.name} ({seen.part})" for seen in model.fields],
         "training": dict(model.training),
         "sha256": model.sha256,
