@@ -91,6 +91,8 @@ if TYPE_CHECKING:
     from crosscope.quality.intervals import calibrate as calibrate
     from crosscope.quality.intervals import train_heads as train_heads
     from crosscope.quality.intervals import with_intervals as with_intervals
+    from crosscope.quality.support import Support as Support
+    from crosscope.quality.support import count_support as count_support
     from crosscope.report.evaluation import Report as Report
     from crosscope.report.evaluation import evaluate as evaluate
     from crosscope.report.evaluation import read_truth as read_truth
@@ -126,6 +128,7 @@ _HOMES = {
     "quality.certificate": "certify",
     "quality.inspection": "Inspector check",
     "quality.intervals": "calibrate train_heads with_intervals",
+    "quality.support": "Support count_support",
     "report.evaluation": "Report evaluate read_truth",
     "report.measuring": "Measurement measure",
 }

@@ -89,6 +89,15 @@ def test_two_processes_learn_as_one_does_from_twice_the_batch(pairs: Path, whole
         assert line["validation"] == pytest.approx(expected["validation"], rel=1e-4, abs=1e-6)
 
 
+def test_two_processes_train_members_together(pairs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(pairs, run, "--members", "2", "--steps", "4")
+    model = cs.Model.load(run / "model.zip")
+    assert model.training["processes"] == 2
+    assert len(model.members) == len(model.certificate["members"]) == 1
+    assert (run / "member-1" / "log.jsonl").exists()
+
+
 def test_when_one_is_killed_all_end_and_the_run_goes_on_exactly(
     pairs: Path, whole: cs.Model, tmp_path: Path
 ) -> None:

@@ -1,0 +1,96 @@
+"""Model + image + output -> by how many networks each object of the output is shown.
+
+Where two objects lie so close that the source leaves it open whether they are two, networks that
+learnt the same decide it differently, by little light: the trust map, as wide as the target's
+finest structure, sees the same light in both. Counting objects sees it.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from crosscope.data.errors import InputError, ModelError
+from crosscope.data.images import Image
+from crosscope.metrics.spots import compare_spots
+from crosscope.model.model import Model
+from crosscope.prediction.images import PredictionPlan, predict
+from crosscope.quality.forward import Forward
+from crosscope.quality.inspection import read_certificate
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """The objects of an output, the brightest first, and how many networks show each.
+
+    Attributes
+    ----------
+    yx_px : (n, 2)
+        On the output's grid.
+    height : (n,)
+        As a multiple of the output's typical object.
+    seen : (n,)
+        Networks that show it, the one that made the output among them.
+    networks : int
+        How many there are: with its twin and members.
+    """
+
+    yx_px: Float[np.ndarray, "n 2"]
+    height: Float[np.ndarray, "n"]
+    seen: Int[np.ndarray, "n"]
+    networks: int
+
+
+def count_support(
+    model: Model, image: Image, output: Image, *, plan: PredictionPlan | None = None
+) -> Support:
+    """Let the twin and the members predict, too, and count which objects they show.
+
+    An object is a spot above a quarter of the output's typical one, see `metrics.spots`; another
+    network shows it where it has one, down to half of that, within half of the target's width. An
+    object that one of them does not show was decided by chance: that it is one, or two.
+
+    Parameters
+    ----------
+    model : Model
+        With a certificate, and a twin or members.
+    image : Image
+        Of the source modality, raw: one plane of one channel.
+    output : Image
+        What the model made of it.
+    plan : PredictionPlan
+        As it was predicted with.
+
+    Returns
+    -------
+    Support
+
+    Raises
+    ------
+    ModelError
+        It has neither twin nor members, or no certificate.
+    InputError
+        The output has several planes, or is not on the grid that the model gives.
+    ImageError, DomainError
+        As `predict`.
+    """
+    if not model.sisters:
+        remedy = "Train it with --members 3"
+        raise ModelError("the model", "has neither a twin nor members to compare with", remedy)
+    fwhm_px = read_certificate(model, "forward", Forward.from_json).target_fwhm_px
+    own = output.pixels.astype(np.float64)
+    seen: Int[np.ndarray, "n"] | int = 1
+    for network in model.sisters:
+        made = predict(replace(model, generator=network), image, plan=plan or PredictionPlan())
+        if own.ndim != 2 or made.pixels.shape != own.shape:
+            reason = f"is {own.shape} px, of this image the model makes {made.pixels.shape}"
+            raise InputError(output.name, reason, "Pass one plane, predicted from that image")
+        found = compare_spots(made.pixels.astype(np.float64), own, fwhm_px=fwhm_px)
+        seen = seen + np.isin(np.arange(len(found.reference.amplitude)), found.partner)
+    objects = found.reference.amplitude > found.threshold
+    return Support(
+        yx_px=found.reference.yx_px[objects],
+        height=found.reference.amplitude[objects],
+        seen=np.asarray(seen)[objects],
+        networks=1 + len(model.sisters),
+    )

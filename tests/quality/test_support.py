@@ -1,0 +1,59 @@
+"""Which objects of an output other networks show, too."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import crosscope as cs
+
+SEEN = Any
+PLAN = cs.PredictionPlan(engine="torch", threads=1, precision="float32")
+
+
+class Nothing(torch.nn.Module):
+    """A network that shows nothing."""
+
+    stride = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
+    beads: cs.Model, seen: SEEN
+) -> None:
+    plain = cs.count_support(beads, seen.image, seen.output, plan=PLAN)
+    assert plain.networks == 2
+    assert len(plain.seen) > 30
+    assert (plain.seen == 2).mean() > 0.95
+    assert plain.height.min() > 0.25
+    y, x = np.indices(seen.output.pixels.shape)
+    light = seen.output.pixels.max() * np.exp(-((y - 200) ** 2 + (x - 90) ** 2) / 2 / 1.6**2)
+    changed = seen.output.with_pixels(np.maximum(seen.output.pixels, light.astype(np.float32)))
+    found = cs.count_support(beads, seen.image, changed, plan=PLAN)
+    near = np.linalg.norm(found.yx_px - (200, 90), axis=1) < 1
+    assert found.seen[near].tolist() == [1]
+
+
+def test_a_network_that_shows_nothing_supports_nothing(beads: cs.Model, seen: SEEN) -> None:
+    empty = replace(beads, members=(Nothing(),))
+    found = cs.count_support(empty, seen.image, seen.output, plan=PLAN)
+    assert found.networks == 3
+    assert found.seen.max() == 2
+
+
+def test_what_cannot_be_compared_is_told(beads: cs.Model, seen: SEEN) -> None:
+    with pytest.raises(cs.ModelError, match="neither a twin nor members"):
+        cs.count_support(replace(beads, twin=None), seen.image, seen.output)
+    with pytest.raises(cs.ModelError, match="certificate"):
+        cs.count_support(replace(beads, certificate={}), seen.image, seen.output)
+    small = seen.output.with_pixels(seen.output.pixels[1:])
+    with pytest.raises(cs.InputError, match="the model makes"):
+        cs.count_support(beads, seen.image, small, plan=PLAN)
