@@ -49,7 +49,7 @@ TILE_PX = 768
 VERSION = "0.5"
 MOST_PAIRS = 8
 """More than so many were never worth it: see the learning curve in docs/systems.md."""
-_UNKNOWN = "the model has no certificate: nobody knows what it was made for"
+UNKNOWN = "the model has no certificate: nobody knows what it was made for"
 _FAR = 2.0  # times what a training field has at most: then input and output disagree
 _LEAST_CHI_SQUARE, _LEAST_BEYOND = 1.5, 5e-3
 _WORST = ("inside", "near", "outside")
@@ -81,7 +81,7 @@ class Inspector:
         views = open_views(models, image, plan)
         known = [view for view in views if "domain" in view.model.certificate]
         if len(known) < len(views):
-            return Verdict(fit.domain, reasons=(_UNKNOWN,))
+            return Verdict(fit.domain, reasons=(UNKNOWN,))
         found = [judge_view(view) for view in views]
         reasons = tuple(
             f"{view.label}{reason}"
@@ -210,6 +210,11 @@ def _most_allowed(agreement: Sequence[Mapping[str, float]]) -> tuple[float, floa
         max([_LEAST_CHI_SQUARE, *(_FAR * chi_square for chi_square, _ in usual)]),
         max([_LEAST_BEYOND, *(_FAR * beyond for _, beyond in usual)]),
     )
+
+
+def in_tenths(doubt: Float[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x"]:
+    """Return standard deviations, 0 or more, as a trust map holds them."""
+    return np.minimum(np.rint(TENTHS * doubt), 255).astype(np.uint8)
 
 
 # --- one channel ----------------------------------------------------------------------------------
@@ -379,7 +384,7 @@ class Walk:
         doubt = doubt[: part.y.stop - part.y.start, : part.x.stop - part.x.start]
         for sister in self.sisters:
             doubt = np.maximum(doubt, np.abs(self.disagree(sister, part, made, read)))
-        return np.minimum(np.rint(TENTHS * doubt), 255).astype(np.uint8)
+        return in_tenths(doubt)
 
     def disagree(
         self, sister: Sister, part: Part, made: Float[np.ndarray, "y x"], read: tuple[slice, ...]

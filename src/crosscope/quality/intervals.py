@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Num
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosscope.data.errors import PairError
 from crosscope.data.registered import RegisteredPair
@@ -269,12 +269,17 @@ def measure_scores(model: Model, heads: Heads, pair: RegisteredPair) -> Float32[
 
 
 def predict_moved(
-    model: Model, heads: Heads, source: Num[np.ndarray, "y x"], times: float
+    model: Model,
+    heads: nn.Module,
+    source: Num[np.ndarray, "y x"],
+    times: float,
+    *,
+    engine: Engine = ENGINE,
 ) -> Float32[np.ndarray, "y x"]:
     """Return the output on the target's grid, moved by so many widths: below 0 down, else up."""
     network = Bound(model.generator, heads, times)  # type: ignore[arg-type]
     bound: Float32[np.ndarray, "y x"] = sharpen(
-        model, source[None], engine=ENGINE, network=network
+        model, source[None], engine=engine, network=network
     )[0]
     return bound
 
