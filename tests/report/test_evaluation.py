@@ -114,7 +114,7 @@ def require_reasons(value: Any) -> None:
 # what has its reason in a key of its own; a field that was not seen
 UNASKED = {
     *("resolved_nm", "resolved_reason", "learning_curve", "learning_curve_reason", "seen"),
-    *("dial", "dial_reason"),
+    *("dial", "dial_reason", "trust", "trust_reason", "certificate", "certificate_reason"),
     *("peak_distance_nm", "correlation", *FIGURES),
 }
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
@@ -49,9 +49,15 @@ def images_of(seed: int, side: int, methods: tuple[str, ...] = METHODS) -> dict[
     }
 
 
-def view_of(name: str, rank: str, side: int, methods: tuple[str, ...] = METHODS) -> View:
+def view_of(
+    name: str,
+    rank: str,
+    side: int,
+    methods: tuple[str, ...] = METHODS,
+    layers: Mapping[str, UInt8[np.ndarray, "y x"]] | None = None,
+) -> View:
     images = images_of(len(rank), side, methods)
-    return View(name, rank, images, images["output"] - images["target"], 32.5)
+    return View(name, rank, images, images["output"] - images["target"], 32.5, layers or {})
 
 
 def interval(median: float, spread: float, n: int, **more: Any) -> dict[str, Any]:
@@ -73,6 +79,18 @@ def field_of(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "nrmse": numbers(0.1, 0.01),
         "pearson": numbers(0.97, 0.01),
         "squirrel_rsp": numbers(0.95, 0.01),
+        "trust": {
+            "domain": "inside",
+            "verdict": "good",
+            "distance": 0.4,
+            "signal": True,
+            "chi_square": float(rng.normal(1.4, 0.1)),
+            "rsp": 0.99,
+            "rse": 2.6,
+            "beyond_share": 0.002,
+            "reasons": [],
+        },
+        "inside_interval": 0.912,
         "reasons": [],
     }
 
@@ -141,8 +159,40 @@ def report_of(n: int = 12, **changes: Any) -> dict[str, Any]:
             "squirrel_rsp": {m: interval(0.95, 0.004, n) for m in METHODS},
             "squirrel_rse": {m: interval(41.2, 2, n) for m in METHODS},
             "notes": ["The network was trained on another camera."],
+            "trust": {
+                "fields": n,
+                "verdicts": {"good": n - 1, "doubtful": 1, "refused": 0},
+                "domains": {"inside": n, "near": 0, "outside": 0},
+                "twin": True,
+                "spots": {
+                    "invented": {"n": 8, "above_3_sd": 0.75, "above_5_sd": 0.5},
+                    "missed": {"n": 0, "above_3_sd": None, "above_5_sd": None}
+                    | {"reason": "no spot was missed"},
+                    "right": {"n": 2000, "above_3_sd": 0.01, "above_5_sd": 0.002},
+                },
+            },
         },
         "fields": [field_of(name, rng) for name in names],
+        "certificate": {
+            "claim": {
+                "claimed_resolution_nm": 126.6,
+                "sentence": "Two points are told apart from 127 nm on.",
+                "allowed": 0.05,
+                "trials": 300,
+                "separations_nm": [50.6, 76.0, 101.3, 126.6, 151.9, 177.2],
+                "p_merged": [1.0, 0.9, 0.4, 0.01, 0.0, 0.0],
+                "p_merged_upper": [1.0, 0.93, 0.45, 0.03, 0.01, 0.01],
+                "p_split": 0.003,
+                "p_split_upper": 0.01,
+                "false_objects_per_field": 0.25,
+                "most_false_objects": 2,
+                "empty_fields": 12,
+            },
+            "claim_reason": None,
+            "quantities": {"slope": 1.0, "r2": 0.99, "sentence": "Brightness follows."},
+            "quantities_reason": None,
+            "intervals": {"lambda": 1.2, "alpha": 0.1, "delta": 0.1, "fields": 30},
+        },
         "widths_nm": {m: rng.normal(widths.get(m, 290), 20, 300).tolist() for m in METHODS},
         "profiles": [
             {
@@ -595,6 +645,45 @@ def test_contrast_colours_error_and_fields_change_the_picture(browser: Browser, 
 
 
 @in_browser
+def test_the_trust_map_and_what_is_sure_are_layers_to_swipe_to(
+    browser: Browser, tmp_path: Path
+) -> None:
+    trust, sure = np.zeros((2, 160, 160), np.uint8)
+    trust[:, 80:], sure[:53], sure[53:106] = 120, 2, 1
+    layers = {"trust": trust, "sure": sure}
+    page = tmp_path / "report.html"
+    shown = [view_of("cell 0", "best", 160, layers=layers), view_of("cell 1", "worst", 160)]
+    write_page(page, report_of(2, **BARE), shown, [])
+    browser.open(page)
+    options = "[...document.getElementById('right').options].map(option => option.value)"
+    assert browser.js(options)[-2:] == ["trust", "sure"]
+    hidden = "['legend-trust', 'legend-sure'].map(id => document.getElementById(id).hidden)"
+    assert browser.js(hidden) == [True, True]
+    browser.set("swipe", 0, "input")
+    browser.set("right", "trust", "change")
+    pixels = browser.pixels()
+    height, width = pixels.shape[:2]
+    assert browser.js(hidden) == [False, True]
+    assert pixels[height // 2, width // 4].max() < 10
+    assert pixels[height // 2, 3 * width // 4].min() > 150  # 12 SD: as bright as 10
+    left, top, wide, high = browser.canvas()
+    place = {"x": left + 0.75 * wide, "y": top + 0.5 * high}
+    browser.tell("Input.dispatchMouseEvent", type="mouseMoved", **place)
+    assert "Trust map 12 SD" in browser.js("document.getElementById('under').textContent")
+    browser.set("right", "sure", "change")
+    assert browser.js(hidden) == [True, False]
+    pixels = browser.pixels()
+    colours = [pixels[int(share * height), width // 2].tolist() for share in (0.2, 0.5, 0.8)]
+    assert colours == [[86, 180, 233], [230, 159, 0], [0, 0, 0]]
+    browser.tell("Input.dispatchMouseEvent", type="mouseMoved", **place)
+    assert "What is sure uncertain" in browser.js("document.getElementById('under').textContent")
+    browser.set("field", "1", "change")  # has neither: the output is shown again
+    assert browser.js("document.getElementById('right').value") in METHODS
+    assert browser.js(hidden) == [True, True]
+    assert not browser.complaints()
+
+
+@in_browser
 def test_keys_zoom_and_move_and_the_bar_follows(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.js("document.querySelector('canvas').focus()")
@@ -632,6 +721,7 @@ def test_numbers_in_the_browser_are_those_of_the_json(browser: Browser, page: Pa
             assert shown is number, path
         else:
             percent = path.startswith("summary.spots") and not path.endswith("f1")
+            percent |= path.endswith(("_share", "inside_interval", "above_3_sd", "above_5_sd"))
             assert float(shown) == pytest.approx(100 * number if percent else number, abs=0.5), path
     body = browser.js("document.body.innerText")
     assert not re.search(r"\b(NaN|undefined|null|None|nan)\b", body)
@@ -700,7 +790,7 @@ def test_charts_are_read_easily(browser: Browser, page: Path, media: str, width:
         "(m => Math.hypot(m.a, m.b))(e.getScreenCTM()) * "
         "parseFloat(getComputedStyle(e).fontSize)])])"
     )
-    assert len(charts) == 9
+    assert len(charts) == 10
     for (left, top, right, bottom), texts in charts:
         assert len(texts) > 8
         for words, box, height in texts:
@@ -829,6 +919,47 @@ def test_a_field_says_why_it_lacks_a_number(tmp_path: Path, reasons: Any) -> Non
     assert parsed.text.count("too dark") == 1
     assert [a["title"] for _, a in parsed.elements if a.get("title") == "too dark"] == ["too dark"]
     assert parsed.text.count("n = 2") == 1
+
+
+def test_trust_is_told_field_by_field_and_for_the_model(tmp_path: Path) -> None:
+    report = report_of(3, **BARE)
+    doubtful = {
+        "verdict": "doubtful",
+        "reasons": ["blurred again, 3.0% of it contradict the input"],
+    }
+    report["fields"][1]["trust"] |= doubtful
+    report["fields"][2] |= {"trust": None, "trust_reason": "it holds pixels without a value"}
+    html = write(tmp_path, report, views=1).read_text()
+    text = " ".join(Parsed(html).text.split())
+    for told in (
+        "doubtful",
+        "3.0% of it contradict the input",
+        "it holds pixels without a value",
+        "Two points are told apart from 127 nm on.",
+        "Brightness follows.",
+        "calibrated on 30",
+        "no spot was missed",
+    ):
+        assert told in text, told
+    assert "P(merged | two)" in html
+
+
+@pytest.mark.parametrize("certificate", [None, {"claim": None, "quantities": None}])
+def test_a_model_that_claims_nothing_says_why(certificate: Any, tmp_path: Path) -> None:
+    report = report_of(2, **BARE)
+    report["summary"] |= {"trust": None, "trust_reason": "nobody knows it"}
+    for field in report["fields"]:
+        field |= {"trust": None, "trust_reason": "nobody knows it"}
+    report["certificate"] = certificate
+    report["certificate_reason"] = "it has none" if certificate is None else None
+    if certificate:
+        intervals = {"lambda": None, "reason": "4 fields are too few"}
+        certificate |= {"claim_reason": "no claim", "quantities_reason": "no points"}
+        certificate |= {"intervals": intervals}
+    text = " ".join(Parsed(write(tmp_path, report, views=1).read_text()).text.split())
+    assert "No field was judged: nobody knows it." in text
+    told = ["it has none"] if certificate is None else ["no claim", "no points", "4 fields"]
+    assert all(each in text for each in told)
 
 
 def test_a_number_that_is_none_never_becomes_nan(tmp_path: Path) -> None:

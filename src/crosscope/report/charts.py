@@ -8,7 +8,7 @@ uses itself, so that many stand on one page.
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ STYLES: dict[str, tuple[str, Dashes]] = {
     "validation": ("#0072b2", "-"),
     "adversarial": ("#d55e00", "-"),
     "mse": ("#0072b2", (0.0, (5.0, 2.0))),
+    "merged": ("#0072b2", "-"),
+    "merged_upper": ("#d55e00", (0.0, (5.0, 2.0))),
     "ssim": ("#009e73", (0.0, (1.5, 1.2))),
 }
 
@@ -101,6 +103,32 @@ def profiles_of(report: Any) -> list[Profile]:
             distances[method] = Cell(cell.number, [], reason if cell.number.value is None else "")
         profiles.append(Profile(profile["field"], path, profile["separation_nm"], svg, distances))
     return profiles
+
+
+def claim_chart(report: Any) -> Chart:
+    """Draw from which separation on two points come out as two."""
+    title, claim = "Two points told apart", at(report, "certificate.claim")
+    if not claim:
+        why = at(report, "certificate.claim_reason") or report.get("certificate_reason")
+        return Chart(title, None, why or "the report holds no certificate")
+    x, allowed = claim["separations_nm"], claim["allowed"]
+    claimed = claim["claimed_resolution_nm"]
+    svg = draw_curves(
+        [
+            Curve("merged", "merged", x, claim["p_merged"]),
+            Curve("upper bound", "merged_upper", x, claim["p_merged_upper"]),
+        ],
+        "claim",
+        x_label="Separation of two points, nm",
+        y_label="P(merged | two)",
+        vertical={} if claimed is None else {f"claimed: {claimed:.0f} nm": claimed},
+        horizontal={f"{100 * allowed:g} %": allowed},
+    )
+    words = (
+        f"How often two points don't come out as two, in {claim['trials']} trials of each "
+        f"separation, and its upper bound. {claim['sentence']}"
+    )
+    return Chart(title, svg, words)
 
 
 def _widths(report: Any) -> Chart:
@@ -287,10 +315,12 @@ def draw_curves(
             marker="o" if dots else None,
             markersize=4,
         )
-    for draw, lines in ((axes.axvline, vertical), (axes.axhline, horizontal)):
-        for (title, where), dashes in zip((lines or {}).items(), (":", "--", "-."), strict=False):
-            if where is not None:
-                draw(where, color="#767676", linestyle=dashes, linewidth=1, label=title)
+    lines: list[tuple[Callable[..., Any], str, NumberOrNone]]
+    lines = [(axes.axvline, *line) for line in (vertical or {}).items()]
+    lines += [(axes.axhline, *line) for line in (horizontal or {}).items()]
+    for (draw, title, where), dashes in zip(lines, (":", "--", "-."), strict=False):
+        if where is not None:
+            draw(where, color="#767676", linestyle=dashes, linewidth=1, label=title)
     if log_x:
         axes.set_xscale("log")
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from crosscope.data.cores import count_cores
 from crosscope.data.errors import PairError
@@ -34,6 +34,8 @@ from crosscope.report.figures import Field, correlation_curves, measure_field, s
 from crosscope.report.page import THUMBNAIL_PX, Thumbnails, View, write_page
 from crosscope.report.picture import Panel, densest, draw_fields
 from crosscope.report.structures import SHOWN, Structures
+from crosscope.report.tables import finite
+from crosscope.report.trust import Judged, count_verdicts, describe_certificate, judge_fields
 
 METHODS = ("input", "bicubic", "lucy_richardson", "nnls", "twin", "output", "target", "repeat")
 SMALL = ("input", "output", "target")  # as thumbnails
@@ -118,6 +120,8 @@ def evaluate(
     -------
     Report
         Its JSON as `design` names it; what could not be measured is None, with a reason beside it.
+        "trust" of each field is what quality control says without the reference, as is
+        "certificate" of the model; a damaged certificate is such a reason.
         A field below 11 px, or with pixels that are not finite, the network's among them, is
         listed, and left out of every figure.
 
@@ -142,6 +146,12 @@ def evaluate(
     ]
     given = _infer(model, given, engine, watch=lambda done: watch(0.1 * done))
     whole = [each for each in given if each.obstacle is None]
+    judged = judge_fields(
+        model,
+        [each.pair for each in whole],
+        [each.made for each in whole],
+        engine=_in_torch(engine),
+    )
     pixel_nm = math.sqrt(math.prod(model.target_pixel_size_nm))
     if not np.isclose(*model.target_pixel_size_nm, rtol=0.02):
         notes.append("Pixels are not square: lengths are by the geometric mean of their sides.")
@@ -185,7 +195,7 @@ def evaluate(
     for rank, n in _ranked(entries):
         field = field_of(n)
         shown = {m: field.images[m].astype(np.float32) for m in SHOWN if m in field.images}
-        views.append(_view(field, rank, pixel_nm))
+        views.append(_view(field, rank, pixel_nm, judged[n].layers))
         panels.append(Panel(field.name, shown, pixel_nm))
         if rank == "median" or not curves["correlation"]:
             curves = correlation_curves(field, pixel_nm)
@@ -202,11 +212,13 @@ def evaluate(
     methods = [m for m in METHODS if any(m in entry["ssim"] for entry in entries)]
     summary |= summarise(entries, methods or ["input", "output", "target"])
     summary |= structures.summarise(methods or ["input", "output", "target"])
+    summary |= count_verdicts(model, judged, structures.comparisons("output"))
     watch(1.0)
     return Report(
         {
             "summary": summary,
-            "fields": _with_the_rest(given, entries, model),
+            "fields": _with_the_rest(given, _with_trust(entries, judged), model),
+            **describe_certificate(model),
             "widths_nm": structures.widths_nm(),
             "profiles": structures.profiles,
             "spectra": structures.spectra(),
@@ -314,6 +326,11 @@ def _infer(
     return found
 
 
+def _in_torch(engine: Engine | None) -> Engine:
+    """Return an engine for networks that are used a few times: others have to be made ready."""
+    return Engine(engine.threads if engine else count_cores(), "float32")
+
+
 def _field_of(given: _Given, kernel_px: float | None, counts: Mapping[str, int]) -> Field:
     """Return the field of a pair: every method's image."""
     # registration resampled the source by a cubic kernel: that is the bicubic image
@@ -333,6 +350,12 @@ def _field_of(given: _Given, kernel_px: float | None, counts: Mapping[str, int])
 # --- what is told ---------------------------------------------------------------------------------
 
 
+def _with_trust(
+    entries: Sequence[dict[str, Any]], judged: Sequence[Judged]
+) -> list[dict[str, Any]]:
+    return [entry | finite(each.to_json()) for entry, each in zip(entries, judged, strict=True)]
+
+
 def _with_the_rest(
     given: Sequence[_Given], entries: Sequence[dict[str, Any]], model: Model
 ) -> list[dict[str, Any]]:
@@ -346,6 +369,7 @@ def _with_the_rest(
         else:
             size_px = list(each.reference.shape)
             entry = {"name": each.pair.name, "size_px": size_px, "reason": each.obstacle}
+            entry |= {"trust": None, "trust_reason": each.obstacle}
         fields.append(entry | {"seen": seen.get(each.pair.source_sha256 or "")})
     return fields
 
@@ -382,8 +406,7 @@ def _dial(
         model,
         [each.pair.source.pixels for each in whole],
         [each.reference for each in whole],
-        # in PyTorch: another engine would have to be made ready for each stop
-        engine=Engine(engine.threads if engine else count_cores(), "float32"),
+        engine=_in_torch(engine),
         fwhm_px=structures.fwhm_px,
         pixel_nm=structures.pixel_nm,
     )
@@ -404,11 +427,15 @@ def _ranked(entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
             yield rank, order[place]
 
 
-def _view(field: Field, rank: str, pixel_nm: float) -> View:
+def _view(
+    field: Field, rank: str, pixel_nm: float, layers: Mapping[str, UInt8[np.ndarray, "_y _x"]]
+) -> View:
     """Return a field in the reference's grey values, cut to its densest part if it is large."""
     height, width = (min(n, VIEW_PX) for n in field.reference.shape)
     top, left = densest(field.reference, (height, width))
     cut = slice(top, top + height), slice(left, left + width)
     # a copy: a slice would keep the whole field
     images = {method: field.fitted(method)[cut].copy() for method in field.images}
-    return View(field.name, rank, images, images["output"] - field.reference[cut], pixel_nm)
+    error = images["output"] - field.reference[cut]
+    shown = {name: layer[cut].copy() for name, layer in layers.items()}
+    return View(field.name, rank, images, error, pixel_nm, shown)

@@ -14,7 +14,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from PIL import Image as Pillow
 
 from crosscope.data.files import write_html
 from crosscope.data.page import thin
-from crosscope.report.charts import charts_of, colour_map, profiles_of
+from crosscope.report.charts import charts_of, claim_chart, colour_map, profiles_of
 from crosscope.report.tables import (
     MEANINGS,
     TABLES,
@@ -32,14 +32,24 @@ from crosscope.report.tables import (
     dial_table,
     field_table,
     finite,
+    foretold_table,
     methods_of,
     spoken_reasons,
     table_of,
+    trust_table,
     verdict,
 )
 
 THUMBNAIL_PX = 128
 COLOUR_MAPS = ("gray", "inferno", "viridis", "cividis")
+DOUBT_MAP, MOST_DOUBT = "inferno", 100  # tenths of a standard deviation
+LAYERS = {"trust": "Trust map", "sure": "What is sure"}
+SURE = {
+    "nothing is surely here": (0, 0, 0),
+    "uncertain": (230, 159, 0),
+    "structure is surely here": (86, 180, 233),
+}
+"""What the codes of "sure" mean, and their colours."""
 Grey = Float[np.ndarray, "y x"]
 
 
@@ -56,6 +66,9 @@ class View:
     error : (y, x) array
         Output less reference.
     pixel_size_nm : float
+    layers : mapping to (y, x)
+        "trust", tenths of a standard deviation, and "sure": 0 nothing is surely here, 1 uncertain,
+        2 structure is surely here; where they are known.
     """
 
     name: str
@@ -63,6 +76,7 @@ class View:
     images: Mapping[str, Float[np.ndarray, "y x"]]
     error: Float[np.ndarray, "y x"]
     pixel_size_nm: float
+    layers: Mapping[str, UInt8[np.ndarray, "y x"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +119,16 @@ def write_page(
         verdict=verdict(report),
         seen=[field["name"] for field in report["fields"] if field.get("seen")],
         views=[_coded_view(view) for view in views],
+        layers=_coded_layers(views),
+        doubts=[_css(colour) for colour in colour_map(DOUBT_MAP)[::51]],
+        sure={words: _css(colour) for words, colour in SURE.items()},
         colour_maps={name: _base64(colour_map(name).tobytes()) for name in COLOUR_MAPS},
         titles=TITLES,
         meanings={method: MEANINGS[method] for method in methods},
         tables=[table for title in TABLES if (table := table_of(report, title, methods)).columns],
+        trust=trust_table(report),
+        foretold=foretold_table(report),
+        claim=claim_chart(report),
         dial=dial_table(report),
         fields=field_table(report, methods),
         spoken={str(n): spoken_reasons(field) for n, field in enumerate(report["fields"])},
@@ -140,9 +160,36 @@ def _coded_view(view: View) -> dict[str, Any]:
         "black": black,
         "white": max(white, black + 1e-9 * max(1.0, abs(black))),
         "images": images,
+        "layers": {name: {"src": _png(codes)} for name, codes in view.layers.items()},
         # 63 steps are enough for an error, and half the bytes
         "error": {"limit": limit, "src": _png((128 + 4 * np.rint(31 * root)).astype(np.uint8))},
     }
+
+
+def _coded_layers(views: Sequence[View]) -> dict[str, Any]:
+    """Return what the viewer's script must know of the layers that there are."""
+    sure = np.zeros((256, 3), np.uint8)
+    sure[: len(SURE)] = list(SURE.values())
+    told: dict[str, dict[str, Any]] = {
+        "trust": {"words": None, "colours": colour_map(DOUBT_MAP)[_SPREAD]},
+        "sure": {"words": list(SURE), "colours": sure},
+    }
+    return {
+        name: {
+            "title": title,
+            "words": told[name]["words"],
+            "colours": _base64(told[name]["colours"].tobytes()),
+        }
+        for name, title in LAYERS.items()
+        if any(name in view.layers for view in views)
+    }
+
+
+_SPREAD = np.minimum(255 * np.arange(256) // MOST_DOUBT, 255)
+
+
+def _css(colour: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
+    return "rgb({} {} {})".format(*colour)
 
 
 def _coded(image: Grey) -> dict[str, Any]:

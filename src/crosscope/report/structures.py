@@ -123,6 +123,11 @@ class Structures:
             )
         return found
 
+    def comparisons(self, method: str) -> list[SpotComparison]:
+        """Return a method's spots, field by field; nothing where the reference has too few."""
+        found = (measured.comparisons.get(method) for measured in self._fields)
+        return [each for each in found if each]
+
     def widths_nm(self) -> dict[str, list[float]]:
         """Return all fitted widths by method."""
         return {

@@ -210,6 +210,42 @@ def dial_table(report: Any) -> Table:
     return Table("The dial", [column.title for column in DIAL], rows)
 
 
+TRUST = (
+    Column("fields", "Chi-square", 2, "trust.chi_square"),
+    Column("fields", "Beyond 5 SD, %", 2, "trust.beyond_share", percent=True),
+    Column("fields", "Distance from training", 2, "trust.distance"),
+)
+INSIDE = Column("fields", "Target inside the interval, %", 1, "inside_interval", percent=True)
+FORETOLD = (
+    Column("summary.trust.spots", "Number", 0, "n"),
+    Column("summary.trust.spots", "Under a doubt above 3 SD, %", 1, "above_3_sd", percent=True),
+    Column("summary.trust.spots", "Above 5 SD, %", 1, "above_5_sd", percent=True),
+)
+
+
+def trust_table(report: Any) -> Table:
+    """Return what quality control measured without the reference; a row each field."""
+    fields = report["fields"]
+    columns = [*TRUST, *([INSIDE] if any("inside_interval" in field for field in fields) else [])]
+    rows: dict[str, list[Cell]] = {}
+    for n, field in enumerate(fields):
+        row = []
+        for column in columns:
+            path = f"fields.{n}.{column.key}"
+            number = number_at(report, path, column.decimals, percent=column.percent)
+            why = field.get("trust_reason") or "; ".join(at(field, "trust.reasons") or [])
+            row.append(Cell(number, [], why if number.value is None else ""))
+        rows[str(n)] = row
+    return Table("Trust", [column.title for column in columns], rows)
+
+
+def foretold_table(report: Any) -> Table:
+    """Return how many spots lie under a doubt, by what the reference makes of them."""
+    spots = at(report, "summary.trust.spots") or {}
+    rows = {kind: [cell_of(report, column, kind) for column in FORETOLD] for kind in spots}
+    return Table("What the doubts foretell", [column.title for column in FORETOLD], rows)
+
+
 FIELD_FIGURES = {
     "psnr_db": ("PSNR, dB", 1),
     "ssim": ("SSIM", 4),
