@@ -14,7 +14,7 @@ from torch import nn
 import crosscope as cs
 from crosscope.metrics.spots import SpotComparison, Spots
 from crosscope.model.heads import build_heads
-from crosscope.quality.intervals import Calibration
+from crosscope.prediction.bounds import Calibration
 from crosscope.report import evaluation
 from crosscope.report.trust import describe_certificate, foretell
 from crosscope.terminal.display import trust_line

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from crosscope.terminal import display
-from crosscope.terminal.display import progress_of, say, show_json, summary_table
+from crosscope.terminal.display import progress_of, say, show_json, summary_table, trust_line
 
 
 def test_off_a_terminal_progress_is_plain_lines_on_stderr(
@@ -53,3 +53,17 @@ def test_what_was_not_measured_is_a_dash() -> None:
     table = summary_table({"reference": "target", "resolved_nm": {"input": None}, **figures})
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells == ["input", "- ± -", *["-"] * 6]
+
+
+def test_trust_is_one_line() -> None:
+    verdicts = {"good": 10, "doubtful": 1, "refused": 1}
+    trust = {"fields": 12, "verdicts": verdicts}
+    claim = {"claimed_resolution_nm": 126.6}
+    report = {"summary": {"trust": trust}, "certificate": {"claim": claim}}
+    judged = "trust: 10 good, 1 doubtful, 1 refused of 12 fields"
+    assert trust_line(report) == f"{judged}; two points are told apart from 127 nm on"
+    claim["claimed_resolution_nm"] = None  # type: ignore[assignment]
+    assert trust_line(report) == f"{judged}; no resolution can be claimed"
+    assert trust_line(report | {"certificate": None}) == judged
+    unknown = {"summary": {"trust": None, "trust_reason": "nobody knows"}}
+    assert trust_line(unknown) == "trust: not judged, nobody knows"

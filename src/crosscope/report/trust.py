@@ -19,10 +19,11 @@ from crosscope.data.registered import RegisteredPair
 from crosscope.metrics.spots import SpotComparison
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
+from crosscope.prediction.bounds import Calibration, Interval, mark_sure
 from crosscope.prediction.files import Verdict
 from crosscope.quality.claim import ALLOWED, Claim
 from crosscope.quality.inspection import TENTHS, UNKNOWN, read_certificate
-from crosscope.quality.intervals import Calibration, Interval, mark_sure, predict_moved
+from crosscope.quality.intervals import predict_moved
 from crosscope.quality.judging import judge_pair
 from crosscope.quality.quantities import Quantities
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import crosscope as cs
 from crosscope.terminal.description import describe, lines_of, read_accepted
-from crosscope.terminal.display import progress_of, say, show_json, summary_table
+from crosscope.terminal.display import progress_of, say, show_json, summary_table, trust_line
 from crosscope.terminal.quickstart import travel
 
 app = typer.Typer(
@@ -729,7 +729,9 @@ def _show_nothing(_: str) -> nullcontext[Callable[..., None]]:
 
 def _show(report: "cs.Report", out: Path) -> None:
     wide = max(100, Console().width)  # no figure is cut off, in a pipe neither
-    Console(width=wide).print(summary_table(report.summary))
+    console = Console(width=wide)
+    console.print(summary_table(report.summary))
+    console.print(trust_line(report.json), highlight=False, markup=False, soft_wrap=True)
     say(f"Look at {out / 'report.html'}.")
 
 

@@ -82,6 +82,23 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def trust_line(report: Mapping[str, Any]) -> str:
+    """Tell in one line how far the outputs can be believed, and what the model claims."""
+    trust = report["summary"]["trust"]
+    if trust is None:
+        return f"trust: not judged, {report['summary']['trust_reason']}"
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in trust["verdicts"].items() if n)
+    line = f"trust: {counts} of {trust['fields']} field{'s' if trust['fields'] != 1 else ''}"
+    claim = (report["certificate"] or {}).get("claim")
+    if claim is None:
+        return line
+    nm = claim["claimed_resolution_nm"]
+    claimed = "no resolution can be claimed"
+    if nm is not None:
+        claimed = f"two points are told apart from {nm:.0f} nm on"
+    return f"{line}; {claimed}"
+
+
 _REFERENCES = {"truth": "noise-free truth", "target": "target"}
 _TITLES = {"lucy_richardson": "Lucy-Richardson"}
 
