@@ -153,7 +153,7 @@ def foretell(fields: Sequence[tuple[UInt8[np.ndarray, "_y _x"], SpotComparison]]
     """Return which share of the spots, by what became of them, lies under a doubt.
 
     The doubt of a spot is the largest within half its width, as far as spots are matched. Along
-    the border, where nothing can be said, it is 0.
+    the border, where the re-blur check can say nothing, it is the twin's alone, or 0.
 
     Parameters
     ----------
