@@ -1,6 +1,6 @@
 """The gate: what is accepted and refused, and by how much -> results/quality/domain.json (T5).
 
-    python benchmarks/quality/domain.py [--seeds 3] [--fields 12]
+    python benchmarks/quality/domain.py [--seeds 3] [--fields 12] [--beads 100]
 
 Of every model that comes with the program: held-out fields, other samples, a mis-stated pixel size,
 a wider point spread function, a quarter of the light, saturation. A field is refused where it is
@@ -37,16 +37,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--fields", type=int, default=12)
+    parser.add_argument("--beads", type=int, default=100, help="fields of the bead model's")
     asked = parser.parse_args()
     found = {}
     for name, view in VIEWS.items():
         model = cs.Model.load(name)
+        fields = asked.beads if name == "confocal-sted-beads" else asked.fields
         distances: dict[str, Any] = {}
         for kind, make in kinds(view).items():
             judged = [
                 cs.check(model, image)
                 for seed in SEEDS[: asked.seeds]
-                for image in make(fields=asked.fields, seed=seed)
+                for image in make(fields=fields, seed=seed)
             ]
             distances[kind] = {
                 "fields": len(judged),

@@ -2,7 +2,7 @@
 
 T3 and T4, on the bead model that comes with the program and on a small one trained here. Heads are
 learnt on the pairs that the model was trained on, calibration fields are of seed 3000, test fields
-of 2001, 2003 and 2005. Each of 200 draws takes n calibration fields from the pool, with
+of `fields.SEEDS`. Each of 200 draws takes n calibration fields from the pool, with
 replacement: the pool is then the whole population, and its mean loss the true risk. Coverage is
 measured on the test fields, of the target as it was taken and of the truth without noise.
 

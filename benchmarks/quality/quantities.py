@@ -9,7 +9,6 @@ T7 the camera sees nothing but its background.
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,31 +16,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from fields import RESULTS, SEEDS, VIEWS
 from jaxtyping import Float
+from machine import describe_machine
+from recipes import View, take
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
+import crosscope as cs
+from crosscope.metrics.spots import find_spots, isolated
+from crosscope.optics.camera import Camera, expose
+from crosscope.optics.misregistration import ALIGNED
+from crosscope.optics.psf import confocal_otf, fwhm_nm, sim_otf, sted_otf, tirf_otf, widefield_otf
+from crosscope.optics.rendering import Grid, render
+from crosscope.optics.systems import SAMPLES, Microscope
+from crosscope.prediction.tiling import sharpen
+from crosscope.quality.claim import BRIGHTNESS, ENGINE, measure_claim, upper_bound
+from crosscope.quality.forward import Forward
+from crosscope.quality.points import See, cell_centres, light_of
+from crosscope.quality.quantities import EXPOSURES, OFFSETS, measure_quantities
+from crosscope.quality.reblur import learn_forward
 
-from machine import describe_machine  # noqa: E402
-from recipes import View, take  # noqa: E402
-
-import crosscope as cs  # noqa: E402
-from crosscope.metrics.spots import find_spots, isolated  # noqa: E402
-from crosscope.optics.camera import Camera, expose  # noqa: E402
-from crosscope.optics.misregistration import ALIGNED  # noqa: E402
-from crosscope.optics.psf import confocal_otf, fwhm_nm, sim_otf, sted_otf, tirf_otf, widefield_otf  # noqa: E402
-from crosscope.optics.rendering import Grid, render  # noqa: E402
-from crosscope.optics.systems import SAMPLES, Microscope  # noqa: E402
-from crosscope.prediction.tiling import sharpen  # noqa: E402
-from crosscope.quality.claim import BRIGHTNESS, ENGINE, measure_claim, upper_bound  # noqa: E402
-from crosscope.quality.forward import Forward  # noqa: E402
-from crosscope.quality.points import See, cell_centres, light_of  # noqa: E402
-from crosscope.quality.quantities import EXPOSURES, OFFSETS, measure_quantities  # noqa: E402
-from crosscope.quality.reblur import learn_forward  # noqa: E402
-
-SEEDS = (2001, 2003, 2005)
-TRAINED_ON, DEFAULT = 2000, ROOT / "benchmarks" / "results" / "quality" / "quantities.json"
+TRAINED_ON, DEFAULT = 2000, RESULTS / "quantities.json"
 FIELD_PX, EMPTY, FALSE = 512, 100, 0.10
 BARS = {
     "t6_r2": 0.99,
@@ -54,9 +49,9 @@ SCMOS = Camera(offset=100.0, gain=2.0, read_noise=3.0, background=20.0)
 TIRF = replace(SCMOS, background=10.0)
 CONFOCAL = Microscope(confocal_otf(), 30.0, integrates=False, camera=COUNTER)
 POINTS = {
-    "confocal-sted-beads": (View("confocal-sted", "beads"), CONFOCAL, "beads-1000/figures"),
+    "confocal-sted-beads": (VIEWS["confocal-sted-beads"], CONFOCAL, "beads-1000/figures"),
     "tirf-sim-pits": (
-        View("tirf-sim", "pits"),
+        VIEWS["tirf-sim-pits"],
         Microscope(tirf_otf(), 65.0, integrates=True, camera=TIRF),
         "tirf-1000/figures/pits",
     ),
@@ -100,7 +95,9 @@ def main() -> None:
         model = cs.Model.load(name)
         # no points, no typical one: a tenth of the target's scale counts
         least = FALSE * model.target_scaling.scale
-        keep(name, {"t7": count_in_empty(model, microscope, least, 3.0, asked.empty, seed=2001)})
+        keep(
+            name, {"t7": count_in_empty(model, microscope, least, 3.0, asked.empty, seed=SEEDS[0])}
+        )
 
 
 def measure_points(
@@ -140,7 +137,7 @@ def measure_points(
         key: [one["claim"][key]["resolution_nm"] for one in each]
         for key in ("estimated", "true", "true_points", "dim")
     }
-    systems = json.loads((ROOT / "benchmarks" / "results" / "systems.json").read_text())["jobs"]
+    systems = json.loads((RESULTS.parent / "systems.json").read_text())["jobs"]
     for key in place.split("/"):
         systems = systems[key]
     found["resolved_nm"] = systems["resolved_nm"]

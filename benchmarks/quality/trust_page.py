@@ -43,10 +43,7 @@ def gate(models: Figures) -> list[str]:
     rows = [
         [
             name,
-            *(
-                f"{each[k]['refused']:.0%}, {each[k]['auroc']:.3f}" if k in each else None
-                for k in kinds
-            ),
+            *(_refusal(each.get(kind)) for kind in kinds),
         ]
         for name, each in models.items()
     ]

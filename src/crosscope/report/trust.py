@@ -19,7 +19,7 @@ from crosscope.data.registered import RegisteredPair
 from crosscope.metrics.spots import SpotComparison
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
-from crosscope.prediction.bounds import Calibration, Interval, mark_sure
+from crosscope.prediction.bounds import Interval, mark_sure, read_calibration
 from crosscope.prediction.files import Verdict
 from crosscope.quality.claim import ALLOWED, Claim
 from crosscope.quality.inspection import TENTHS, UNKNOWN, read_certificate
@@ -262,12 +262,7 @@ def _tell_quantities(quantities: Quantities) -> dict[str, Any]:
 
 def describe_intervals(model: Model) -> dict[str, Any]:
     """Return by what the interval's widths are multiplied, and what is promised; or a reason."""
-    nothing = dict.fromkeys(("lambda", "alpha", "delta", "fields"))
-    if model.heads is None or "intervals" not in model.certificate:
-        return nothing | {"reason": "the model has learnt no intervals"}
     try:
-        found = read_certificate(model, "intervals", Calibration.from_json)
+        return read_calibration(model).entry
     except ModelError as error:
-        return nothing | {"reason": error.reason}
-    told = {"lambda": found.lambda_, "alpha": found.alpha, "delta": found.delta}
-    return told | {"fields": found.fields} | ({"reason": found.reason} if found.reason else {})
+        return dict.fromkeys(("lambda", "alpha", "delta", "fields")) | {"reason": error.reason}
