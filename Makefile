@@ -35,6 +35,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/quality/quantities.py
 	$(PY) benchmarks/quality/intervals.py
 	$(PY) benchmarks/quality/cost.py
+	$(PY) benchmarks/quality/seeds.py seeds
 	$(PY) benchmarks/quality/trust_page.py
 	$(PY) examples/real_microtubules.py real_microtubules
 	$(PY) examples/real_storm.py real_storm
@@ -47,4 +48,4 @@ benchmark: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv quickstart systems peers scale real_microtubules real_storm
+	rm -rf .venv quickstart systems peers scale seeds real_microtubules real_storm

@@ -24,6 +24,7 @@ def main() -> None:
         "quantities": quantities,
         "intervals": intervals,
         "cost": cost,
+        "seeds": seeds,
     }
     found = {name: RESULTS / f"{name}.json" for name in makers}
     fill_page(
@@ -116,6 +117,52 @@ def injections(models: Figures) -> list[str]:
         for method, figures in methods.items()
     ]
     return table(["AUROC (recall at 5 % false alarms)", *kinds], rows)
+
+
+def seeds(models: Figures) -> list[str]:
+    """Return what one of two trainings alone shows, and which part of that is flagged by what."""
+    alone = [
+        [
+            name,
+            each["both"]["objects"],
+            *(
+                f"{each[side]['only']} ({each[side]['only_share']:.2%})"
+                for side in ("in_a", "in_b")
+            ),
+            _percent(each["both"]["only_true"]),
+            *(
+                f"{_middle(each['both'][f'only_{what}'])} ({_middle(each['both'][what])})"
+                for what in ("neighbour", "height")
+            ),
+            each["in_a"]["not_true"],
+        ]
+        for name, each in models.items()
+    ]
+    flagged = [
+        [
+            f"{name}: {what}",
+            _percent(shares["only"]),
+            _percent(each["in_b"]["flagged"].get(what, {}).get("only")),
+            *(_percent(shares[of]) for of in ("not_true", "both_and_true")),
+        ]
+        for name, each in models.items()
+        for what, shares in each["in_a"]["flagged"].items()
+    ]
+    nearest, height = "nearest other, widths (of all)", "height, thresholds (of all)"
+    what, alarms = "A's that the truth lacks", "A's in both and true"
+    return [
+        *table(["", "objects", "in A only", "in B only", "true", nearest, height, what], alone),
+        "",
+        *table(["flagged by", "in A only", "in B only", what, alarms], flagged),
+    ]
+
+
+def _middle(quartiles: list[float] | None) -> str:
+    return "-" if quartiles is None else f"{quartiles[1]:.2g}"
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}"
 
 
 def cost(sides: Figures) -> list[str]:
