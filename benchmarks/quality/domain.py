@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--beads", type=int, default=100, help="fields of the bead model's")
     asked = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
     found = {}
     for name, view in VIEWS.items():
         model = cs.Model.load(name)
@@ -65,9 +66,8 @@ def main() -> None:
             {k: (v["refused"], round(v["auroc"], 3)) for k, v in distances.items()},
             flush=True,
         )
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    result = {"machine": describe_machine(), "size_px": SIZE_PX, "models": found}
-    (RESULTS / "domain.json").write_text(json.dumps(result, indent=1) + "\n")
+        result = {"machine": describe_machine(), "size_px": SIZE_PX, "models": found}
+        (RESULTS / "domain.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def kinds(view: View) -> dict[str, Any]:
