@@ -3,7 +3,7 @@
     python benchmarks/quality/certify_shipped.py [NAME ...]
 
 On the pairs of their recipes, which are simulated again, and with intervals, calibrated on fields
-of a seed that nothing else uses. The weights stay as they are, to the last bit.
+of another seed. The weights stay as they are, to the last bit.
 """
 
 import sys

@@ -485,6 +485,8 @@ def test_it_begins_with_a_models_weights() -> None:
     second = train(PAIRS, still, init=first)
     for a, b in zip(first.generator.parameters(), second.generator.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-9)
+    parts = {(seen.name, seen.part) for seen in second.fields}
+    assert {(seen.name, "earlier") for seen in first.fields} <= parts
 
 
 @pytest.mark.parametrize("change", [{"base": 2}, {"network": "paper"}])

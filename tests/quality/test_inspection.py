@@ -142,6 +142,29 @@ def test_a_damaged_certificate_is_told(
         cs.check(damaged, seen.image, seen.output, level="full")
 
 
+def test_of_a_blend_with_the_twin_nothing_is_claimed_nor_asked(beads: cs.Model, seen: SEEN) -> None:
+    plan = replace(PLAN, fidelity=0.5)
+    output = cs.predict(beads, seen.image, plan=plan)
+    fast, full = (
+        cs.check(beads, seen.image, output, plan=plan, level=level) for level in ("fast", "full")
+    )
+    assert fast.trust is not None
+    assert full.trust is not None
+    assert np.array_equal(fast.trust.pixels, full.trust.pixels)
+    assert "claimed_resolution_nm" not in full.numbers
+    assert full.verdict == "good"
+    assert "claimed_resolution_nm" in cs.check(beads, seen.image, output).numbers
+
+
+def test_certifying_anew_keeps_intervals_and_no_old_claims(beads: cs.Model) -> None:
+    (raw,) = cs.simulate("confocal-sted", pairs=1, size_px=192, seed=5101)
+    pair = cs.register(cs.RawPair(raw.name, raw.source, raw.target))
+    found = cs.certify(beads, [pair], claims=False).certificate
+    assert found["intervals"] == beads.certificate["intervals"]
+    assert set(beads.certificate) - set(found) == {"claim", "quantities"}
+    assert found["domain"] != beads.certificate["domain"]
+
+
 def test_an_output_on_another_grid_is_told(beads: cs.Model, seen: SEEN) -> None:
     with pytest.raises(cs.InputError, match="the model makes"):
         cs.check(beads, seen.image, seen.output.with_pixels(seen.output.pixels[1:]))

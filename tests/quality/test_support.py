@@ -34,6 +34,10 @@ def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
     assert len(plain.seen) > 30
     assert (plain.seen == 2).mean() > 0.95
     assert plain.height.min() > 0.25
+    blended = replace(PLAN, fidelity=0.5)  # of the output, not of those that it is compared with
+    assert np.array_equal(
+        cs.count_support(beads, seen.image, seen.output, plan=blended).seen, plain.seen
+    )
     y, x = np.indices(seen.output.pixels.shape)
     light = seen.output.pixels.max() * np.exp(-((y - 200) ** 2 + (x - 90) ** 2) / 2 / 1.6**2)
     changed = seen.output.with_pixels(np.maximum(seen.output.pixels, light.astype(np.float32)))

@@ -118,7 +118,7 @@ def draw_batch(
     """
     own = plan.batch * plan.accumulate
     whole = own * processes.count
-    rng = np.random.default_rng([plan.seed + plan.member, step])
+    rng = np.random.default_rng([plan.seed, step, plan.member])
     chosen = rng.integers(len(data.source), size=whole)
     corners = rng.integers(data.source.shape[-1] - plan.patch_px + 1, size=(whole, 2))
     turns = rng.integers(4, size=whole)

@@ -19,7 +19,8 @@ from torch import nn
 from crosscope.data.errors import InputError
 from crosscope.model.model import Model
 
-_BETWEEN: WeakKeyDictionary[nn.Module, dict[float, nn.Module]] = WeakKeyDictionary()
+_BETWEEN: WeakKeyDictionary[nn.Module, tuple[float, nn.Module]] = WeakKeyDictionary()
+_OF_IT = ("twin", "claim", "quantities", "intervals")  # of a certificate: of no other generator
 
 
 def blend(model: Model, fidelity: float) -> Model:
@@ -34,8 +35,9 @@ def blend(model: Model, fidelity: float) -> Model:
     Returns
     -------
     Model
-        With another generator, the same each time: engines are made ready for it once. The model
-        itself at 0, and where it has no twin: then it is one.
+        With another generator, the same each time: engines are made ready for it once. It has
+        neither twin nor intervals, and claims nothing: those are of the adversarial generator. The
+        model itself at 0, and where it has no twin: then it is one.
 
     Raises
     ------
@@ -46,11 +48,14 @@ def blend(model: Model, fidelity: float) -> Model:
         raise InputError("fidelity", f"{fidelity:g} is not between 0 and 1", "Choose one that is")
     if fidelity == 0 or model.twin is None:
         return model
-    kept = _BETWEEN.setdefault(model.generator, {})
-    if fidelity not in kept:
-        kept.clear()  # one at a time: they are as large as the generator
-        kept[fidelity] = _between(model.generator, model.twin, fidelity)
-    return replace(model, generator=kept[fidelity])
+    known = _BETWEEN.get(model.generator)
+    if known is None or known[0] != fidelity:
+        known = fidelity, _between(model.generator, model.twin, fidelity)
+        _BETWEEN[model.generator] = known  # one at a time: it is as large as the generator
+    certificate = {name: part for name, part in model.certificate.items() if name not in _OF_IT}
+    return replace(
+        model, generator=known[1], twin=None, heads=None, certificate=certificate, sha256=None
+    )
 
 
 def _between(generator: nn.Module, twin: nn.Module, share: float) -> nn.Module:

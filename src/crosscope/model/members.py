@@ -14,6 +14,7 @@ from crosscope.data.errors import ModelError
 from crosscope.data.registered import RegisteredPair
 from crosscope.model.model import MOST_MEMBERS, Model
 from crosscope.model.plan import TrainingPlan
+from crosscope.model.processes import join_processes
 from crosscope.model.training import Moment, train
 
 _ALIKE = (
@@ -99,7 +100,8 @@ def train_members(
     """
     others = []
     for n in range(count):
-        say(f"Member {n + 1} of {count}.")
+        if join_processes().first:
+            say(f"Member {n + 1} of {count}.")
 
         def tell(moment: Moment, n: int = n) -> None:
             watch(replace(moment, done=(n + moment.done) / count))

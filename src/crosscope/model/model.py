@@ -41,7 +41,10 @@ _NO_MODEL = "Pass a model.zip that `crosscope train` wrote"
 
 @dataclass(frozen=True)
 class SeenField:
-    """A field of view that the model learned from ("training") or was chosen by ("validation")."""
+    """A field of view that the model learned from ("training") or was chosen by ("validation").
+
+    "earlier": of the model that it started from.
+    """
 
     name: str
     part: str
@@ -83,8 +86,8 @@ class Model:
         What it was made for and how well it does, for those who did not train it themselves:
         "source", "target", "sample", "trained_on", "figures", "limits", "recipe".
     certificate : mapping
-        What quality control measured after the training, one entry a part of it: "domain",
-        "forward", "claim", "quantities", "intervals". Empty where none was.
+        What quality control measured after the training, one entry a part of it: see
+        `quality.certificate.certify`; and "intervals". Empty where none was.
     heads : nn.Module or None
         How far the target may be from the generator's output: see `heads` and `quality.intervals`.
     members : tuple of nn.Module

@@ -70,6 +70,7 @@ MOMENT_STEPS = 1000  # ... and at least one in so many steps
 SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
+_APART = 1_000_003  # from the first weights of one member to the next's: no other seed's
 ROLLBACKS = 3  # and the adversarial phase ends: a quarter of the share and rates did not help
 
 
@@ -167,9 +168,13 @@ def train(
         measure_scaling([pair.source.pixels for pair in split.training]),
         measure_scaling([pair.target.pixels for pair in split.training]),
     )
+    earlier = [asdict(replace(seen, part="earlier")) for seen in init.fields] if init else []
+    if checkpoint:
+        earlier = checkpoint.about.get("earlier", earlier)
     about = {
         "plan": asdict(plan),
         "fields": [asdict(seen) for seen in fields],
+        "earlier": earlier,
         "processes": processes.count,
     }
     if checkpoint:
@@ -237,7 +242,7 @@ def train(
         target_pixel_size_nm=sizes_nm[1],
         reach=measure_reach(generator, field),
         plan=asdict(plan),
-        fields=fields,
+        fields=(*(SeenField(**seen) for seen in earlier), *fields),
         training={
             "steps": state.progress.step,
             "seconds": state.progress.seconds,
@@ -326,7 +331,7 @@ def take_up(
 def start(plan: TrainingPlan, init: Model | None, device: torch.device) -> State:
     """Build networks and optimisers, from the plan's seed or from a model's weights."""
     with torch.random.fork_rng():
-        torch.manual_seed(plan.seed + plan.member)
+        torch.manual_seed(plan.seed + _APART * plan.member)
         generator = build_generator(plan.network, plan.base)
         discriminator = Discriminator(plan.discriminator_base)
     if init:

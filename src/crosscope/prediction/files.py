@@ -156,7 +156,7 @@ class _Work:
     plan: PredictionPlan
     overwrite: bool
     inspector: Inspector | None
-    intervals: bool
+    bounds: tuple[Models, Models] | None
 
 
 def predict_files(
@@ -194,9 +194,11 @@ def predict_files(
         none for such a plan: nothing is predicted then.
     """
     plan = plan or PredictionPlan()
+    bounds = None
     if intervals:
         plan = plan_bounds(plan)
         _calibrations_of(models)
+        bounds = _bounded(models, lower_bound), _bounded(models, upper_bound)
     if cluster:  # as many at a time as there are workers, which may be in other folders than we
         plan = replace(plan, threads=plan.threads or 1)
         source, output = source.absolute(), output.absolute()
@@ -219,7 +221,7 @@ def predict_files(
     if not folder:
         for what in (*(["trust"] if inspector else []), *(_BOUNDS if intervals else [])):
             require_free(aside(what), overwrite=overwrite, inputs=[source])
-    work = _Work(models, plan, overwrite, inspector, intervals)
+    work = _Work(models, plan, overwrite, inspector, bounds)
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
         found = _predict_all(work, files_to, cluster, watch, say)
@@ -293,7 +295,7 @@ def _predict_file(
     models, plan, overwrite, inspector = work.models, work.plan, work.overwrite, work.inspector
     by_parts = bool(run) or is_slide(source) or is_zarr(output)
     share = 1.0 if inspector is None else _PREDICTING
-    passes = 3 if work.intervals else 1
+    passes = 3 if work.bounds else 1
     bounds: dict[str, Any] = {}
 
     def predicting(nth: int) -> Callable[[float], None]:
@@ -303,14 +305,17 @@ def _predict_file(
     with slide_of(image) if image else open_slide(source) as slide:
         judged = inspector.admit(models, slide, plan) if inspector else Verdict()
         made = _make(work, image or source, output, run, predicting(0), say)
-        if work.intervals:
-            same = replace(work, plan=made.plan)
+        if work.bounds:
             low, high = (
-                _make(_of_bound(same, bound), image or source, aside(what), run, tell, say)
-                for bound, what, tell in (
-                    (lower_bound, "low", predicting(1)),
-                    (upper_bound, "high", predicting(2)),
+                _make(
+                    replace(work, models=bound, plan=made.plan),
+                    image or source,
+                    aside(what),
+                    run,
+                    predicting(nth),
+                    say,
                 )
+                for nth, what, bound in zip((1, 2), ("low", "high"), work.bounds, strict=True)
             )
             _write_sure(work, low, high, aside, by_parts=by_parts)
             bounds = _tell_bounds(models, aside)
@@ -412,11 +417,11 @@ def _calibrations_of(models: Models) -> dict[str, dict[str, Any]]:
     return {name: read_calibration(model, name).entry for name, model in named.items()}
 
 
-def _of_bound(work: _Work, bound: Callable[[Model], Model]) -> _Work:
-    """Return the work with models that give a bound."""
-    if isinstance(work.models, Model):
-        return replace(work, models=bound(work.models))
-    return replace(work, models={name: bound(model) for name, model in work.models.items()})
+def _bounded(models: Models, bound: Callable[[Model], Model]) -> Models:
+    """Return models that give a bound."""
+    if isinstance(models, Model):
+        return bound(models)
+    return {name: bound(model) for name, model in models.items()}
 
 
 def _write_sure(work: _Work, low: Made, high: Made, aside: Aside, *, by_parts: bool) -> None:

@@ -46,7 +46,7 @@ def certify(
         blurred to the source, and the detector's noise), "agreement" (how well inputs and outputs
         agree, of each field), "claim" (from where points are told apart, what is invented),
         "quantities" (whether brightness is kept), "twin" and "members" (how far it usually is from
-        its regression twin, and from each member). What else it held stays: "intervals".
+        its regression twin, and from each member). "intervals" stay.
 
     Raises
     ------
@@ -92,4 +92,6 @@ def certify(
         ).to_json()
         certificate["quantities"] = measure_quantities(model, forward, engine=ENGINE).to_json()
     watch(1.0)
-    return replace(model, certificate={**model.certificate, **certificate})
+    if "intervals" in model.certificate:
+        certificate["intervals"] = model.certificate["intervals"]
+    return replace(model, certificate=certificate)

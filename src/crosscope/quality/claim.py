@@ -366,7 +366,7 @@ def _resolve(
     if nowhere:
         return None, "this model makes no spots of points"
     if trials < LEAST_TRIALS:
-        return None, f"{trials} trials are too few, and points so wide that no more are to be had"
+        return None, f"{trials} trials are too few to know of an error rate of {ALLOWED:.0%}"
     if split_upper > ALLOWED:
         return None, f"up to {100 * split_upper:.0f} % of single points come out as two or more"
     good = np.logical_and.accumulate(np.array(merged_upper)[::-1] <= ALLOWED)[::-1]

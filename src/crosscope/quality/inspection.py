@@ -28,6 +28,7 @@ from crosscope.data.slides import (
     stand_in,
     write_slide,
 )
+from crosscope.model.dial import blend
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.files import Models, Verdict
@@ -63,6 +64,7 @@ class Inspector:
     ----------
     level : "fast" or "full"
         full lets the twin and the members predict, too: each takes as much time as the prediction.
+        With a fidelity the twin is part of the output, and is not asked; nor is anything claimed.
     """
 
     level: str = "fast"
@@ -421,7 +423,10 @@ def open_walks(
     models: Models, slide: Slide, output: Slide, plan: PredictionPlan, *, full: bool
 ) -> list[Walk] | None:
     """Make ready to compare every channel; None where a model has no certificate."""
-    views = open_views(models, slide, plan)
+    views = [
+        replace(view, model=blend(view.model, plan.fidelity))
+        for view in open_views(models, slide, plan)
+    ]
     if not all("forward" in view.model.certificate for view in views):
         return None
     walks = []

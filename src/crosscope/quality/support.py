@@ -81,7 +81,8 @@ def count_support(
     own = output.pixels.astype(np.float64)
     seen: Int[np.ndarray, "n"] | int = 1
     for network in model.sisters:
-        made = predict(replace(model, generator=network), image, plan=plan or PredictionPlan())
+        alone = replace(model, generator=network, twin=None)  # nothing is blended
+        made = predict(alone, image, plan=plan or PredictionPlan())
         if own.ndim != 2 or made.pixels.shape != own.shape:
             reason = f"is {own.shape} px, of this image the model makes {made.pixels.shape}"
             raise InputError(output.name, reason, "Pass one plane, predicted from that image")

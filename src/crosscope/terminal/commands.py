@@ -334,8 +334,8 @@ def train(
             say=say,
         )
     path = run / "model.zip"
-    if processes.first:
-        model = model.save(path, overwrite=resume or overwrite)
+    if processes.first and not path.exists():  # that of a finished run is worth more
+        model = model.save(path)
     if members > 1:  # the first is safe by now
         with show("members") as tell:
             model = cs.train_members(
