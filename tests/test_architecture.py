@@ -228,6 +228,13 @@ def test_the_network_is_never_asked(tmp_path: Path) -> None:
 # --- README ---------------------------------------------------------------------------------------
 
 
+def test_the_readme_names_every_module() -> None:
+    tree = (ROOT / "README.md").read_text().split("src/crosscope/\n")[1].split("```")[0]
+    named = re.findall(r"^ +(\w+\.py) ", tree, flags=re.MULTILINE)
+    there = [module.name for module in MODULES if module.name not in ("__init__.py", "__main__.py")]
+    assert sorted(name for name in named if name != "__init__.py") == sorted(there)
+
+
 def blocks(language: str) -> list[str]:
     text = (ROOT / "README.md").read_text()
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)

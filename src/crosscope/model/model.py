@@ -36,6 +36,7 @@ VERSION = 1
 LARGEST_ENTRY = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
 MOST_MEMBERS = 4
 _MEMBERS = tuple(f"member-{n + 1}" for n in range(MOST_MEMBERS))
+_DAMAGED = KeyError, TypeError, ValueError, AttributeError, ArithmeticError
 _NO_MODEL = "Pass a model.zip that `crosscope train` wrote"
 
 
@@ -190,6 +191,7 @@ class Model:
         entries = _read_entries(path)
         try:
             card = json.loads(entries["model.json"])
+            json.dumps(card, allow_nan=False)  # which JSON itself would let in
             if card["format"] != "crosscope-model":
                 raise ModelError(path, "is not a crosscope model", _NO_MODEL)
             if card["version"] > VERSION:
@@ -235,8 +237,8 @@ class Model:
                 members=tuple(built[name].eval() for name in _MEMBERS if name in built),
                 sha256=sha256(path),
             )
-        # RuntimeError: a base beyond what torch can count, JSON nested too deeply
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        # ArithmeticError: a number larger than any; RuntimeError: a base beyond what torch can count, JSON nested too deeply
+        except (*_DAMAGED, RuntimeError) as error:
             reason = f"its description is damaged ({type(error).__name__}: {str(error)[:100]})"
             raise ModelError(path, reason, _NO_MODEL) from error
 

@@ -120,7 +120,7 @@ def read_calibration(model: Model, name: str = "the model") -> Calibration:
         raise ModelError(name, "has no intervals", _REMEDY)
     try:
         calibration = Calibration.from_json(model.certificate["intervals"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(name, f"its intervals are damaged ({error})", _REMEDY) from error
     if calibration.lambda_ is None:
         raise ModelError(name, f"its intervals promise nothing: {calibration.reason}", _REMEDY)

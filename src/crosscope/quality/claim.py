@@ -51,6 +51,10 @@ _SURE = 0.95  # one-sided, of an upper bound
 _COUNTS = 0.25  # of a typical spot's height: what counts as a spot, as in reports
 _FALSE = 0.10  # the same in a field without any
 _SHOWN = 0.10  # of a point's height in the target: what a network makes of points, at least
+_NUMBERS = (  # those that are always known
+    *("peak_grey", "p_split", "p_split_upper", "p_missed"),
+    *("n", "false_objects_per_field", "most_false_objects", "empty_fields"),
+)
 _SCENE = 1.75  # widths of the source around a scene that are its own
 
 
@@ -131,13 +135,15 @@ class Claim:
             found[name] = None if found[name] is None else tuple(found[name])
         claim = cls(**found)
         series = [getattr(claim, name) for name in lists]
-        numbers = [n for each in series for n in each] + [
-            n for name, n in found.items() if name not in (*lists, "reason", "position_bias_nm")
-        ]
-        if not all(map(math.isfinite, (n for n in numbers if n is not None))):
+        numbers = [n for each in series[:-1] for n in each]
+        numbers += [n for n in series[-1] if n is not None]
+        numbers += [n for name, n in found.items() if name in _NUMBERS or type(n) in (int, float)]
+        if not all(map(math.isfinite, numbers)):
             raise ValueError("the claimed resolution is damaged: not all of it are finite numbers")
-        if len({len(each) for each in series}) != 1 or claim.n < 1 or claim.empty_fields < 1:
+        if len({len(each) for each in series}) != 1 or not series[0]:
             raise ValueError("the claimed resolution is damaged: its lists differ in length")
+        if any(type(n) is not int or n < 1 for n in (claim.n, claim.empty_fields)):
+            raise ValueError("the claimed resolution is damaged: it counts what was not done")
         bias = claim.position_bias_nm
         if bias is not None and not (len(bias) == 2 and all(map(math.isfinite, bias))):
             raise ValueError("the claimed resolution is damaged: a position has two coordinates")

@@ -24,7 +24,9 @@ from scipy import ndimage
 
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import Forward
+from crosscope.quality.noise import MOST
 
+_WIDEST_PX = 100.0
 _BRIGHT = 0.25  # of the brightest: where the share is measured
 
 
@@ -72,10 +74,10 @@ class Usual:
     def from_json(cls, value: Mapping[str, Any]) -> "Usual":
         """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
         found = cls(*(float(value[name]) for name in ("floor", "share", "zero", "sigma_px")))
-        if not (
-            min(found.floor, found.sigma_px) > 0 and all(map(math.isfinite, asdict(found).values()))
-        ):
+        if not (found.floor > 0 and 0 < found.sigma_px <= _WIDEST_PX):
             raise ValueError("what is usual between a model and a sister must be above 0")
+        if not all(abs(number) < MOST for number in asdict(found).values()):
+            raise ValueError("what is usual between a model and a sister is not finite")
         return found
 
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Num
 from torch import nn
 
+from crosscope.data.errors import ModelError
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine
 from crosscope.quality.features import (
@@ -29,6 +30,7 @@ from crosscope.quality.features import (
     make_whole,
     measure_features,
 )
+from crosscope.quality.noise import MOST
 
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of an image are looked at, and by the network."""
@@ -124,7 +126,7 @@ class Domain:
         sizes = tuple(len(cloud.centre) for cloud in clouds)
         if sizes != (len(NAMES), len(project), 1) or project.shape[1:] != middle.shape:
             raise ValueError("the features' numbers don't fit each other")
-        if not (np.isfinite(project).all() and np.isfinite(middle).all()):
+        if not all((np.abs(array) < MOST).all() for array in (project, middle)):
             raise ValueError("the features' numbers are not finite")
         return cls(clouds[0], clouds[1], clouds[2], project, middle)
 
@@ -202,6 +204,11 @@ def judge_domain(
         Of the source, by the image's own offset where that was given.
     saturated : float
         Part of the raw image's bright pixels that is cut off: see `saturated_share`.
+
+    Raises
+    ------
+    ModelError
+        The domain is of another network.
     """
     scaled = scaling.apply(crops)
     features = measure_features(scaled)
@@ -210,7 +217,11 @@ def judge_domain(
     seen = np.flatnonzero(features.signal)
     values = features.values[seen]
     few = scaled[seen[np.linspace(0, len(seen) - 1, min(DEEP_CROPS, len(seen))).astype(int)]]
-    deep = (pool_bottleneck(generator, few) - domain.middle) @ domain.project.T
+    pooled = pool_bottleneck(generator, few)
+    if pooled.shape[1:] != domain.middle.shape:
+        reason = "its certificate is another network's"
+        raise ModelError("the model", reason, "Certify it anew on its pairs (cs.certify)")
+    deep = (pooled - domain.middle) @ domain.project.T
     distances = [
         domain.classical.distance(values),
         domain.deep.distance(deep),
@@ -312,10 +323,10 @@ def _reasons(cloud: Cloud, values: Float[np.ndarray, "n f"]) -> tuple[str, ...]:
 def _cloud_of(value: Mapping[str, Any]) -> Cloud:
     centre, whiten = (np.array(value[name], np.float64) for name in ("centre", "whiten"))
     reach = tuple(float(each) for each in value["reach"])
-    finite = np.isfinite(centre).all() and np.isfinite(whiten).all()
+    finite = all((np.abs(array) < MOST).all() for array in (centre, whiten))
     if not (finite and whiten.shape == (centre.size,) * 2 and len(reach) == len(COUNTS)):
         raise ValueError("a cloud of features is damaged")
-    if not all(0 < each < math.inf for each in reach):
+    if not all(1 / MOST < each < MOST for each in reach):
         raise ValueError("a cloud of features has no reach")
     return Cloud(centre, whiten, reach)
 

@@ -39,6 +39,7 @@ from crosscope.quality.disagreement import Usual
 from crosscope.quality.domain import CROPS, Belonging, Domain, judge_domain, place_crops
 from crosscope.quality.features import make_whole, saturated_share
 from crosscope.quality.forward import Forward
+from crosscope.quality.noise import MOST
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
 Known = TypeVar("Known")
@@ -199,8 +200,9 @@ def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> K
     """Return a part of a model's certificate; raise ModelError where it is damaged."""
     try:
         return read(model.certificate[part])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"its certificate is damaged: {part} ({type(error).__name__}: {str(error)[:100]})"
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        reason = f"its certificate is damaged or of another version: {part} ({why})"
         remedy = "Certify it anew on its pairs (cs.certify), or use --check none"
         raise ModelError("the model", reason, remedy) from error
 
@@ -208,6 +210,8 @@ def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> K
 def _most_allowed(agreement: Sequence[Mapping[str, float]]) -> tuple[float, float]:
     """Return the chi-square and the share beyond the limit up to which an output is good."""
     usual = [(float(each["chi_square"]), float(each["beyond_share"])) for each in agreement]
+    if not all(0 <= number < MOST for each in usual for number in each):
+        raise ValueError("the usual agreement is not finite")
     return (
         max([_LEAST_CHI_SQUARE, *(_FAR * chi_square for chi_square, _ in usual)]),
         max([_LEAST_BEYOND, *(_FAR * beyond for _, beyond in usual)]),

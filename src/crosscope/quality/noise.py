@@ -9,6 +9,8 @@ from jaxtyping import Float
 from scipy import ndimage
 
 BINS, LEAST_IN_BIN = 12, 100
+MOST = 1e9
+"""Of any number in a certificate: beyond it one is damaged, whatever it counts."""
 _TO_SD = 1 / 0.6745  # of a normal distribution, from the median of absolute values
 
 
@@ -44,7 +46,7 @@ class Noise:
     def from_json(cls, value: Mapping[str, Any]) -> "Noise":
         """Rebuild it from what `asdict` gave; raise ValueError where that is not of a detector."""
         found = cls(*(float(value[name]) for name in ("gain", "read_noise", "zero")))
-        if not (0 <= found.gain < np.inf and 0 < found.read_noise < np.inf):
+        if not (0 <= found.gain < MOST and 0 < found.read_noise < MOST and abs(found.zero) < MOST):
             raise ValueError("a noise must be above 0 and finite")
         return found
 

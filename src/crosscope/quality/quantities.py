@@ -88,6 +88,8 @@ class Quantities:
         measured = cls(**found)
         series = (*measured.exposures, *(measured.ratios or ()), *measured.offsets)
         single = (measured.slope, measured.r2, measured.offset_change, measured.n)
+        if not measured.exposures or type(measured.n) is not int:
+            raise ValueError("the quantities are damaged: nothing was counted")
         if not all(map(math.isfinite, (n for n in (*series, *single) if n is not None))):
             raise ValueError("the quantities are damaged: not all of them are finite numbers")
         if measured.ratios is not None and len(measured.ratios) != len(measured.exposures):
