@@ -7,8 +7,8 @@ members. Objects are found in their outputs as reports find them: spots above a 
 typical one, and in the other output down to half of that. "In one only": without a partner within
 half of the target's width in the other's output; asked for at most 5 %. Such an object is flagged
 where A's trust map is above the limit anywhere within half of that width: by the input alone, with
-the twin, and with twin and members (`check --level full`); asked for at least 80 %. Or, one of A's, by
-the rule of `count_support`, where one of these networks does not show it. Beside it: the same of
+the twin, and with twin and members (`check --level full`); asked for at least 80 %. Or, one of A's,
+by the rule of `count_support`, where one of these networks does not show it. Beside it: the same of
 the objects that both show and the truth has, false alarms, and of those that the truth has not.
 What lies near the border is left out. Trained models stay in the folder, and are not trained again.
 """

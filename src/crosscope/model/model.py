@@ -36,7 +36,7 @@ VERSION = 1
 LARGEST_ENTRY = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
 MOST_MEMBERS = 4
 _MEMBERS = tuple(f"member-{n + 1}" for n in range(MOST_MEMBERS))
-_DAMAGED = KeyError, TypeError, ValueError, AttributeError, ArithmeticError
+_DAMAGED = KeyError, TypeError, ValueError, AttributeError, ArithmeticError  # of a huge number
 _NO_MODEL = "Pass a model.zip that `crosscope train` wrote"
 
 
@@ -237,7 +237,7 @@ class Model:
                 members=tuple(built[name].eval() for name in _MEMBERS if name in built),
                 sha256=sha256(path),
             )
-        # ArithmeticError: a number larger than any; RuntimeError: a base beyond what torch can count, JSON nested too deeply
+        # RuntimeError: a base beyond what torch can count, JSON nested too deeply
         except (*_DAMAGED, RuntimeError) as error:
             reason = f"its description is damaged ({type(error).__name__}: {str(error)[:100]})"
             raise ModelError(path, reason, _NO_MODEL) from error
