@@ -123,6 +123,7 @@ def test_a_forged_number_in_a_file_is_told(tmp_path: Path, forged: Any) -> None:
         ("source_scaling", "offset"),
         ("target_scaling", "scale"),
         ("source_pixel_size_nm", 0),
+        ("reach", "halo_px"),
         ("certificate", "forward", "gain"),
         ("training", "seconds"),
     ):

@@ -34,6 +34,7 @@ from crosscope.model.trial import TILE_PX, random_tile
 
 VERSION = 1
 LARGEST_ENTRY = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
+MOST_REACH_PX = 1024  # "paper" sees 128 px far
 MOST_MEMBERS = 4
 _MEMBERS = tuple(f"member-{n + 1}" for n in range(MOST_MEMBERS))
 _DAMAGED = KeyError, TypeError, ValueError, AttributeError, ArithmeticError  # of a huge number
@@ -225,7 +226,7 @@ class Model:
                 target_scaling=_scaling(**card["target_scaling"]),
                 source_pixel_size_nm=_size(card["source_pixel_size_nm"]),
                 target_pixel_size_nm=_size(card["target_pixel_size_nm"]),
-                reach=Reach(**{name: _count(px) for name, px in card["reach"].items()}),
+                reach=_reach(built["generator"], **card["reach"]),
                 plan=dict(card["plan"]),
                 fields=tuple(SeenField(**seen) for seen in card["fields"]),
                 training=dict(card["training"]),
@@ -314,6 +315,14 @@ def _scaling(*, offset: Any, scale: Any) -> Scaling:
     if not math.isfinite(offset):
         raise ValueError("an offset must be finite")
     return Scaling(float(offset), _positive(scale))
+
+
+def _reach(generator: nn.Module, **reach: Any) -> Reach:
+    stride = int(generator.stride)  # type: ignore[arg-type]
+    for px in reach.values():
+        if _count(px) % stride or px > MOST_REACH_PX:
+            raise ValueError(f"a reach of {px} px is none of this network's")
+    return Reach(**reach)
 
 
 def _positive(value: Any) -> float:
