@@ -34,6 +34,7 @@ DATA = [
     "background",
     "cores",
     "errors",
+    "numbers",
     "files",
     "grids",
     "images",

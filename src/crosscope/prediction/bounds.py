@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from crosscope.data.errors import InputError, ModelError
 from crosscope.data.images import Image
+from crosscope.data.numbers import read_count, read_number
 from crosscope.data.sampling import Scaling
 from crosscope.data.slides import Part, Slide
 from crosscope.model.heads import Bound
@@ -80,19 +81,15 @@ class Calibration:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Calibration":
         """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
-        factor, alpha, delta = value["lambda_"], float(value["alpha"]), float(value["delta"])
-        fields, reason = value["fields"], value["reason"]
-        if not (0 < alpha < 1 and 0 < delta < 1):
-            raise ValueError("alpha and delta of intervals must be between 0 and 1")
-        if type(fields) is not int or fields < 0:
-            raise ValueError("a number of calibration fields must be a whole number")
+        alpha, delta = (read_number(value[name], 1e-6, 1 - 1e-6) for name in ("alpha", "delta"))
+        factor, reason, fields = value["lambda_"], value["reason"], read_count(value["fields"])
         if factor is None:
             if not isinstance(reason, str):
                 raise ValueError("intervals without a factor need a reason")
             return cls(None, alpha, delta, fields, reason)
-        if reason is not None or not 0 < factor < math.inf or fields < least_fields(alpha, delta):
-            raise ValueError("a factor of intervals must be above 0 and certified")
-        return cls(float(factor), alpha, delta, fields)
+        if reason is not None or fields < least_fields(alpha, delta):
+            raise ValueError("a factor of intervals must be certified")
+        return cls(read_number(factor, 1e-9, 1e9), alpha, delta, fields)
 
 
 def least_fields(alpha: float, delta: float) -> int:
@@ -121,7 +118,8 @@ def read_calibration(model: Model, name: str = "the model") -> Calibration:
     try:
         calibration = Calibration.from_json(model.certificate["intervals"])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise ModelError(name, f"its intervals are damaged ({error})", _REMEDY) from error
+        reason = f"its intervals are damaged ({type(error).__name__}: {str(error)[:100]})"
+        raise ModelError(name, reason, _REMEDY) from error
     if calibration.lambda_ is None:
         raise ModelError(name, f"its intervals promise nothing: {calibration.reason}", _REMEDY)
     if model.heads is None:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
+from crosscope.data.numbers import LARGEST, read_count, read_number
 from crosscope.metrics.spots import Spots, find_spots, match_spots
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
@@ -47,6 +48,22 @@ TRIALS, EMPTY_FIELDS = 300, 12
 LEAST_TRIALS, MOST_FIELDS = 59, 40
 """Where spots are wide a field holds few, and there are fewer trials: what so many fields hold.
 Below the least an error rate is not known to be under `ALLOWED`, even if nothing went wrong."""
+_CHANCES = ("p_merged", "p_merged_upper")
+_COUNTED = {"n": 1, "most_false_objects": 0, "empty_fields": 1}
+_NUMBERS = {
+    "peak_grey": (0.0, LARGEST),
+    "p_split": (0.0, 1.0),
+    "p_split_upper": (0.0, 1.0),
+    "p_missed": (0.0, 1.0),
+    "false_objects_per_field": (0.0, LARGEST),
+}
+_UNLESS_UNKNOWN = {
+    "resolution_nm": (0.0, LARGEST),
+    "photons": (0.0, LARGEST),
+    "position_error_nm": (0.0, LARGEST),
+    "intensity_bias": (-LARGEST, LARGEST),
+    "pair_intensity_bias": (-LARGEST, LARGEST),
+}
 _SURE = 0.95  # one-sided, of an upper bound
 _COUNTS = 0.25  # of a typical spot's height: what counts as a spot, as in reports
 _FALSE = 0.10  # the same in a field without any
@@ -129,24 +146,26 @@ class Claim:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Claim":
         """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
-        lists = ("separations_nm", "p_merged", "p_merged_upper", "separation_bias_nm")
         found = {field.name: value[field.name] for field in fields(cls)}
-        for name in (*lists, "position_bias_nm"):
-            found[name] = None if found[name] is None else tuple(found[name])
+        for name in ("separations_nm", *_CHANCES):
+            most = 1.0 if name in _CHANCES else LARGEST
+            found[name] = tuple(read_number(each, 0.0, most) for each in found[name])
+        bias = found["separation_bias_nm"]
+        found["separation_bias_nm"] = tuple(n if n is None else read_number(n) for n in bias)
+        for name, least in _COUNTED.items():
+            found[name] = read_count(found[name], least)
+        for name, limits in _NUMBERS.items():
+            found[name] = read_number(found[name], *limits)
+        for name, limits in _UNLESS_UNKNOWN.items():
+            if found[name] is not None:
+                found[name] = read_number(found[name], *limits)
+        if found["position_bias_nm"] is not None:
+            y, x = (read_number(each) for each in found["position_bias_nm"])
+            found["position_bias_nm"] = y, x
         claim = cls(**found)
-        series = [getattr(claim, name) for name in lists]
-        numbers = [n for each in series[:-1] for n in each]
-        numbers += [n for n in series[-1] if n is not None]
-        numbers += [n for name, n in found.items() if name in _NUMBERS or type(n) in (int, float)]
-        if not all(map(math.isfinite, numbers)):
-            raise ValueError("the claimed resolution is damaged: not all of it are finite numbers")
-        if len({len(each) for each in series}) != 1 or not series[0]:
+        lists = (claim.separations_nm, claim.p_merged, claim.p_merged_upper, bias)
+        if not claim.separations_nm or len({len(each) for each in lists}) != 1:
             raise ValueError("the claimed resolution is damaged: its lists differ in length")
-        if any(type(n) is not int or n < 1 for n in (claim.n, claim.empty_fields)):
-            raise ValueError("the claimed resolution is damaged: it counts what was not done")
-        bias = claim.position_bias_nm
-        if bias is not None and not (len(bias) == 2 and all(map(math.isfinite, bias))):
-            raise ValueError("the claimed resolution is damaged: a position has two coordinates")
         if not (claim.reason is None or isinstance(claim.reason, str)):
             raise TypeError("the reason must be a sentence")
         if (claim.resolution_nm is None) == (claim.reason is None):

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 from scipy import ndimage
 
+from crosscope.data.numbers import GREY, read_number
 from crosscope.deconvolution import FWHM_PER_SIGMA
-from crosscope.quality.forward import Forward
-from crosscope.quality.noise import MOST
+from crosscope.quality.forward import WIDEST_PX, Forward
 
 _WIDEST_PX = 100.0
 _BRIGHT = 0.25  # of the brightest: where the share is measured
@@ -73,12 +73,13 @@ class Usual:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Usual":
         """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
-        found = cls(*(float(value[name]) for name in ("floor", "share", "zero", "sigma_px")))
-        if not (found.floor > 0 and 0 < found.sigma_px <= _WIDEST_PX):
-            raise ValueError("what is usual between a model and a sister must be above 0")
-        if not all(abs(number) < MOST for number in asdict(found).values()):
-            raise ValueError("what is usual between a model and a sister is not finite")
-        return found
+        limits = {
+            "floor": (1e-9, GREY),
+            "share": (0.0, 1e6),
+            "zero": (-GREY, GREY),
+            "sigma_px": (0.01, WIDEST_PX),  # sizes a kernel
+        }
+        return cls(**{name: read_number(value[name], *both) for name, both in limits.items()})
 
 
 def learn_usual(

@@ -19,6 +19,7 @@ from scipy.optimize import isotonic_regression
 
 from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
+from crosscope.data.numbers import GREY, ZOOM, read_number
 from crosscope.data.registered import RegisteredPair
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.metrics.decorrelation import measure_decorrelation
@@ -29,6 +30,8 @@ FREQUENCIES = 65
 """Places at which the transfer function is known, 0 to 0.5 cycles per pixel of the target."""
 BLOCKS = 3.5
 """A width of the source's finest structure is so many blocks, at least."""
+WIDEST_PX = 128.0
+"""Of the source's finest structure; the kernel as it is estimated reaches half as far."""
 _BORDER = 1.5  # in widths of the source's finest structure
 _FINE = 0.45  # cycles per pixel from which on a target holds noise alone
 _LOW = 7  # rings from which the gain is extrapolated to frequency 0
@@ -111,17 +114,21 @@ class Forward:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Forward":
         """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
-        names = ("gain", "zero", "background", "mismatch", "target_fwhm_px", "zoom")
-        numbers = {name: float(value[name]) for name in names}
-        transfer = tuple(float(each) for each in value["transfer"])
-        if len(transfer) != FREQUENCIES or not all(
-            abs(number) < MOST for number in [*transfer, *numbers.values()]
-        ):
+        limits = {
+            "gain": (1e-9, 1e9),
+            "zero": (-GREY, GREY),
+            "background": (-GREY, GREY),
+            "mismatch": (0.0, 1e3),
+            "target_fwhm_px": (0.1, WIDEST_PX),
+            "zoom": ZOOM,
+        }
+        numbers = {name: read_number(value[name], *both) for name, both in limits.items()}
+        transfer = tuple(read_number(each, -2.0, 2.0) for each in value["transfer"])
+        if len(transfer) != FREQUENCIES:
             raise ValueError("the blur between the modalities is damaged")
-        for name, (low, high) in _LIMITS.items():
-            if not low <= numbers[name] <= high:
-                raise ValueError(f"{name} must be {low:g} to {high:g}")
-        return cls(transfer=transfer, noise=Noise.from_json(value["noise"]), **numbers)
+        found = cls(transfer=transfer, noise=Noise.from_json(value["noise"]), **numbers)
+        read_number(found.source_fwhm_px, 0.0, WIDEST_PX)  # sizes blocks, kernels and halos
+        return found
 
 
 def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward:

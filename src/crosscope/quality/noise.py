@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from crosscope.data.numbers import GREY, read_number
+
 BINS, LEAST_IN_BIN = 12, 100
 MOST = 1e9
 """Of any number in a certificate: beyond it one is damaged, whatever it counts."""
@@ -44,11 +46,12 @@ class Noise:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Noise":
-        """Rebuild it from what `asdict` gave; raise ValueError where that is not of a detector."""
-        found = cls(*(float(value[name]) for name in ("gain", "read_noise", "zero")))
-        if not (0 <= found.gain < MOST and 0 < found.read_noise < MOST and abs(found.zero) < MOST):
-            raise ValueError("a noise must be above 0 and finite")
-        return found
+        """Rebuild it from what `asdict` gave.
+
+        Raises ValueError, KeyError or TypeError where that is not of a detector.
+        """
+        limits = {"gain": (0.0, GREY), "read_noise": (1e-9, GREY), "zero": (-GREY, GREY)}
+        return cls(**{name: read_number(value[name], *both) for name, both in limits.items()})
 
 
 def measure_noise(

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from crosscope.data.numbers import GREY, LARGEST, read_count, read_number
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.tiling import sharpen
@@ -29,6 +30,8 @@ OFFSETS = (100.0, 500.0)
 SHOWN = 0.1
 """Of the light of a point: with less the output's light is not that of points."""
 LEAST_R2, MOST_OFF = 0.99, 0.05
+_SERIES = {"exposures": (1e-6, 1e6), "ratios": (0.0, LARGEST), "offsets": (-GREY, GREY)}
+_SINGLE = {"slope": (-1e6, 1e6), "r2": (0.0, 1.0), "offset_change": (0.0, LARGEST)}
 _AROUND = 1.5  # widths of the source within which light is counted
 
 
@@ -83,18 +86,20 @@ class Quantities:
     def from_json(cls, value: Mapping[str, Any]) -> "Quantities":
         """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
         found = {field.name: value[field.name] for field in fields(cls)}
-        for name in ("exposures", "ratios", "offsets"):
-            found[name] = None if found[name] is None else tuple(map(float, found[name]))
+        for name, limits in _SERIES.items():
+            if found[name] is not None or name != "ratios":
+                found[name] = tuple(read_number(each, *limits) for each in found[name])
+                if not found[name]:
+                    raise ValueError(f"of the {name} of quantities there are none")
+        for name, limits in _SINGLE.items():
+            if found[name] is not None:
+                found[name] = read_number(found[name], *limits)
+        found["n"] = read_count(found["n"], 1)
         measured = cls(**found)
-        series = (*measured.exposures, *(measured.ratios or ()), *measured.offsets)
-        single = (measured.slope, measured.r2, measured.offset_change, measured.n)
-        if not measured.exposures or type(measured.n) is not int:
-            raise ValueError("the quantities are damaged: nothing was counted")
-        if not all(map(math.isfinite, (n for n in (*series, *single) if n is not None))):
-            raise ValueError("the quantities are damaged: not all of them are finite numbers")
+        single = (measured.slope, measured.r2, measured.offset_change)
         if measured.ratios is not None and len(measured.ratios) != len(measured.exposures):
             raise ValueError("the quantities are damaged: their lists differ in length")
-        if len({each is None for each in (measured.ratios, *single[:3])}) != 1:
+        if len({each is None for each in (measured.ratios, *single)}) != 1:
             raise ValueError("the quantities are damaged: a part of them is missing")
         if (measured.slope is None) == (measured.reason is None):
             raise ValueError("a slope is there, or the reason why it is not")

@@ -243,12 +243,13 @@ def fine_share(zoom: float, block_px: int, *, registered: bool) -> float:
     The resampling to the target's grid takes fine noise away, of a registered source by any shift.
     """
     rng = np.random.default_rng(0)
-    side_px = round(256 / zoom)
+    wide = max(256, 12 * block_px)  # enough blocks to measure their noise
+    side_px = round(wide / zoom)
     shares = []
     for shifts_px in zoom * rng.uniform(-0.5, 0.5, (8 if registered else 1, 2)):
         white = rng.normal(size=(side_px, side_px))
         if registered:
-            white = resample_within(white, *(Axis(256, side_px, 1 / zoom, px) for px in shifts_px))
+            white = resample_within(white, *(Axis(wide, side_px, 1 / zoom, px) for px in shifts_px))
         else:
             white = resample(white, (zoom, zoom))
         blocks = in_blocks(white, block_px)
