@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from crosscope.data.errors import ModelError
 from crosscope.data.files import sha256, writing
+from crosscope.data.numbers import GREY, LARGEST, ZOOM, read_count, read_number
 from crosscope.data.sampling import Scaling
 from crosscope.model.catalogue import find_model
 from crosscope.model.generator import build_generator
@@ -34,7 +35,9 @@ from crosscope.model.trial import TILE_PX, random_tile
 
 VERSION = 1
 LARGEST_ENTRY = 512 * 2**20  # bytes; the largest generator, paper at base 64, has 89 MB
+LARGEST_TEXT = 32 * 2**20  # bytes of model.json or log.jsonl; those of shipped models have 60 kB
 MOST_REACH_PX = 1024  # "paper" sees 128 px far
+DEEPEST = 16  # lists and mappings within each other
 MOST_MEMBERS = 4
 _MEMBERS = tuple(f"member-{n + 1}" for n in range(MOST_MEMBERS))
 _DAMAGED = KeyError, TypeError, ValueError, AttributeError, ArithmeticError  # of a huge number
@@ -191,8 +194,7 @@ class Model:
         path = find_model(path)
         entries = _read_entries(path)
         try:
-            card = json.loads(entries["model.json"])
-            json.dumps(card, allow_nan=False)  # which JSON itself would let in
+            card = _read_json(entries["model.json"])
             if card["format"] != "crosscope-model":
                 raise ModelError(path, "is not a crosscope model", _NO_MODEL)
             if card["version"] > VERSION:
@@ -224,13 +226,12 @@ class Model:
                 twin=built["twin"].eval() if "twin" in built else None,
                 source_scaling=_scaling(**card["source_scaling"]),
                 target_scaling=_scaling(**card["target_scaling"]),
-                source_pixel_size_nm=_size(card["source_pixel_size_nm"]),
-                target_pixel_size_nm=_size(card["target_pixel_size_nm"]),
+                **_sizes(card["source_pixel_size_nm"], card["target_pixel_size_nm"]),
                 reach=_reach(built["generator"], **card["reach"]),
                 plan=dict(card["plan"]),
-                fields=tuple(SeenField(**seen) for seen in card["fields"]),
+                fields=tuple(_field(**seen) for seen in card["fields"]),
                 training=dict(card["training"]),
-                log=tuple(dict(json.loads(line)) for line in entries["log.jsonl"].splitlines()),
+                log=tuple(dict(_read_json(line)) for line in entries["log.jsonl"].splitlines()),
                 card=dict(card["card"]),
                 certificate=dict(card["certificate"]),
                 tile=tile,
@@ -239,7 +240,14 @@ class Model:
                 sha256=sha256(path),
             )
         # RuntimeError: a base beyond what torch can count, JSON nested too deeply
-        except (*_DAMAGED, RuntimeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            ArithmeticError,
+        ) as error:
             reason = f"its description is damaged ({type(error).__name__}: {str(error)[:100]})"
             raise ModelError(path, reason, _NO_MODEL) from error
 
@@ -268,7 +276,7 @@ def _read_entries(path: Path) -> dict[str, bytes]:
             names = [info.filename for info in infos]
             if not set(names) <= known or len(set(names)) != len(names):
                 raise ModelError(path, "is an archive, but not a crosscope model", _NO_MODEL)
-            if any(info.file_size > LARGEST_ENTRY or info.compress_type for info in infos):
+            if any(info.compress_type or info.file_size > _largest(info) for info in infos):
                 reason = "has entries that are compressed or larger than any model's"
                 raise ModelError(path, reason, _NO_MODEL)
             return {name: archive.read(name) for name in names}
@@ -278,6 +286,36 @@ def _read_entries(path: Path) -> dict[str, bytes]:
         raise
     except Exception as error:  # a forged archive can raise nearly anything
         raise ModelError(path, "is not a model file", _NO_MODEL) from error
+
+
+def _largest(info: zipfile.ZipInfo) -> int:
+    return LARGEST_ENTRY if info.filename.endswith("tensors") else LARGEST_TEXT
+
+
+def _read_json(text: bytes) -> Any:
+    """Read JSON whose numbers are finite, and which can be walked without a stack."""
+    value = json.loads(
+        text, parse_constant=_finite_float, parse_float=_finite_float, parse_int=_finite_int
+    )
+    level = [value]
+    for _ in range(DEEPEST):
+        parts = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [each for part in parts for each in part if isinstance(each, dict | list)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.20} is not a finite number")
+    return value
+
+
+def _finite_int(text: str) -> int:
+    _finite_float(text)
+    return int(text)
 
 
 def _to_bytes(network: nn.Module, path: Path, half: bool) -> bytes:
@@ -306,32 +344,34 @@ def _tile(stored: dict[str, Tensor], path: Path) -> Float32[np.ndarray, "y x"]:
     return pixels
 
 
-def _size(values: Any) -> tuple[float, float]:
-    y, x = (_positive(value) for value in values)
-    return y, x
+def _sizes(source: Any, target: Any) -> dict[str, tuple[float, float]]:
+    """Return both pixel sizes, y and x: from 0.1 nm to 1 mm, and one not far from the other."""
+    sizes_nm = [tuple(read_number(nm, 0.1, 1e6) for nm in each) for each in (source, target)]
+    for source_nm, target_nm in zip(*sizes_nm, strict=True):
+        read_number(source_nm / target_nm, *ZOOM)
+    (y, x), (v, u) = sizes_nm
+    return {"source_pixel_size_nm": (y, x), "target_pixel_size_nm": (v, u)}
 
 
 def _scaling(*, offset: Any, scale: Any) -> Scaling:
-    if not math.isfinite(offset):
-        raise ValueError("an offset must be finite")
-    return Scaling(float(offset), _positive(scale))
+    return Scaling(read_number(offset, -GREY, GREY), read_number(scale, 1 / LARGEST, GREY))
 
 
-def _reach(generator: nn.Module, **reach: Any) -> Reach:
-    stride = int(generator.stride)  # type: ignore[arg-type]
+def _reach(network: nn.Module, **reach: Any) -> Reach:
+    stride = int(network.stride)  # type: ignore[arg-type]
     for px in reach.values():
-        if _count(px) % stride or px > MOST_REACH_PX:
-            raise ValueError(f"a reach of {px} px is none of this network's")
+        if read_count(px, stride, MOST_REACH_PX) % stride:
+            raise ValueError(f"a reach of {px} px is no multiple of the stride, {stride} px")
     return Reach(**reach)
 
 
-def _positive(value: Any) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{value} is not a number above 0")
-    return float(value)
+def _field(**seen: Any) -> SeenField:
+    hashes = [seen[name] for name in ("source_sha256", "target_sha256")]
+    words = [seen["name"], seen["part"], *(each for each in hashes if each is not None)]
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("a field is told by words")
+    return SeenField(**seen)
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is not a whole number above 0")
-    return value
+    return read_count(value, 1)
