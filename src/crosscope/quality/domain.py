@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Num
 from torch import nn
 
-from crosscope.data.errors import ModelError
+from crosscope.data.numbers import read_number
 from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine
 from crosscope.quality.features import (
@@ -40,6 +40,8 @@ NEAR, OUTSIDE = 1.15, 1.5
 """Distances, of the largest that a field of the same kind has, beyond which an image is so."""
 COUNTS = (1, 4, 16)
 """Numbers of crops for which that largest distance is known."""
+LARGEST_FEATURE = 1e6
+"""Features are logarithms: none reaches this, nor does what whitens them."""
 _ONE_THREAD = Engine(1, "float32")
 _SATURATED = 0.01  # of the bright pixels
 _SHRINK = 0.1  # of the covariance towards its diagonal
@@ -58,6 +60,10 @@ _SPOKEN = {
     "density": ("bright structures cover {} times {} area", "more", "less"),
     "band 26 to 32": ("the noise has {} times {} power", "more", "less"),
 }
+
+
+class OtherVersionError(ValueError):
+    """The features are those of another version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +124,17 @@ class Domain:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Domain":
-        """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged."""
+        """Rebuild it; raises ValueError, KeyError or TypeError where it is damaged.
+
+        OtherVersionError, a ValueError, where other features were measured.
+        """
         if tuple(value["features"]) != NAMES:
-            raise ValueError("the features are those of another version")
-        project, middle = (np.array(value[name], np.float64) for name in ("project", "middle"))
+            raise OtherVersionError("the features are those of another version")
+        project, middle = (_array(value[name]) for name in ("project", "middle"))
         clouds = [_cloud_of(value[name]) for name in ("classical", "deep", "fineness")]
         sizes = tuple(len(cloud.centre) for cloud in clouds)
         if sizes != (len(NAMES), len(project), 1) or project.shape[1:] != middle.shape:
             raise ValueError("the features' numbers don't fit each other")
-        if not all((np.abs(array) < MOST).all() for array in (project, middle)):
-            raise ValueError("the features' numbers are not finite")
         return cls(clouds[0], clouds[1], clouds[2], project, middle)
 
 
@@ -265,6 +272,12 @@ def pool_bottleneck(
     return np.log(pooled + 1e-6)
 
 
+def count_channels(generator: nn.Module) -> int:
+    """Return how many channels the generator's bottleneck has."""
+    side = int(generator.stride)  # type: ignore[arg-type]
+    return pool_bottleneck(generator, np.zeros((1, side, side), np.float32)).shape[1]
+
+
 def _fineness(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m 1"]:
     """Return how fine those crops are that have contrast: in others noise says it."""
     contrast = values[:, SPREAD]
@@ -321,14 +334,18 @@ def _reasons(cloud: Cloud, values: Float[np.ndarray, "n f"]) -> tuple[str, ...]:
 
 
 def _cloud_of(value: Mapping[str, Any]) -> Cloud:
-    centre, whiten = (np.array(value[name], np.float64) for name in ("centre", "whiten"))
-    reach = tuple(float(each) for each in value["reach"])
-    finite = all((np.abs(array) < MOST).all() for array in (centre, whiten))
-    if not (finite and whiten.shape == (centre.size,) * 2 and len(reach) == len(COUNTS)):
+    centre, whiten = (_array(value[name]) for name in ("centre", "whiten"))
+    reach = tuple(read_number(each, 1e-6, LARGEST_FEATURE) for each in value["reach"])
+    if whiten.shape != (centre.size,) * 2 or len(reach) != len(COUNTS):
         raise ValueError("a cloud of features is damaged")
-    if not all(1 / MOST < each < MOST for each in reach):
-        raise ValueError("a cloud of features has no reach")
     return Cloud(centre, whiten, reach)
+
+
+def _array(value: Any) -> Float[np.ndarray, "*shape"]:
+    found = np.array(value, np.float64)
+    if not (np.abs(found) <= LARGEST_FEATURE).all():
+        raise ValueError("the features' numbers are not finite, or too large")
+    return found
 
 
 def _rounded(values: Float[np.ndarray, "*shape"]) -> list[Any]:

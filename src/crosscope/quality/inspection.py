@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
+from torch import nn
 
 from crosscope.data.errors import DomainError, InputError, ModelError
 from crosscope.data.grids import resample_part, zoomed_shape
 from crosscope.data.images import Image, require_finite, select_channel, write_image
+from crosscope.data.numbers import LARGEST, read_number
 from crosscope.data.sampling import Scaling
 from crosscope.data.slides import (
     Part,
@@ -36,7 +38,15 @@ from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.claim import Claim
 from crosscope.quality.disagreement import Usual
-from crosscope.quality.domain import CROPS, Belonging, Domain, judge_domain, place_crops
+from crosscope.quality.domain import (
+    CROPS,
+    Belonging,
+    Domain,
+    OtherVersionError,
+    count_channels,
+    judge_domain,
+    place_crops,
+)
 from crosscope.quality.features import make_whole, saturated_share
 from crosscope.quality.forward import Forward
 from crosscope.quality.noise import MOST
@@ -197,21 +207,24 @@ def check(
 
 
 def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> Known:
-    """Return a part of a model's certificate; raise ModelError where it is damaged."""
+    """Return a part of a model's certificate; raise ModelError where it is damaged, or too old."""
+    remedy = "Certify it anew on its pairs (cs.certify), or use --check none"
     try:
         return read(model.certificate[part])
+    except OtherVersionError as error:
+        reason = "its certificate is of another version of crosscope"
+        raise ModelError("the model", reason, remedy) from error
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        why = f"{type(error).__name__}: {str(error)[:100]}"
-        reason = f"its certificate is damaged or of another version: {part} ({why})"
-        remedy = "Certify it anew on its pairs (cs.certify), or use --check none"
+        reason = f"its certificate is damaged: {part} ({type(error).__name__}: {str(error)[:100]})"
         raise ModelError("the model", reason, remedy) from error
 
 
 def _most_allowed(agreement: Sequence[Mapping[str, float]]) -> tuple[float, float]:
     """Return the chi-square and the share beyond the limit up to which an output is good."""
-    usual = [(float(each["chi_square"]), float(each["beyond_share"])) for each in agreement]
-    if not all(0 <= number < MOST for each in usual for number in each):
-        raise ValueError("the usual agreement is not finite")
+    usual = [
+        (read_number(each["chi_square"], 0.0, LARGEST), read_number(each["beyond_share"], 0.0, 1.0))
+        for each in agreement
+    ]
     return (
         max([_LEAST_CHI_SQUARE, *(_FAR * chi_square for chi_square, _ in usual)]),
         max([_LEAST_BEYOND, *(_FAR * beyond for _, beyond in usual)]),
@@ -290,7 +303,9 @@ def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]
 
 def judge_view(view: View) -> Belonging:
     """Compare a channel with the training fields of its model."""
-    domain = read_certificate(view.model, "domain", Domain.from_json)
+    domain = read_certificate(
+        view.model, "domain", functools.partial(_domain_of, view.model.generator)
+    )
     places = view.places
     chosen = [
         places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
@@ -312,6 +327,14 @@ def judge_view(view: View) -> Belonging:
         view.scaling,
         saturated=saturated_share(np.stack(raw)),
     )
+
+
+def _domain_of(generator: nn.Module, value: Mapping[str, Any]) -> Domain:
+    domain, channels = Domain.from_json(value), count_channels(generator)
+    if len(domain.middle) != channels:
+        reason = f"it has {len(domain.middle)} channels, the network {channels}"
+        raise ValueError(reason)
+    return domain
 
 
 # --- input and output -----------------------------------------------------------------------------
