@@ -51,7 +51,7 @@ def with_value(whole: Any, at: Sequence[str | int], value: object) -> Any:
     """Return a copy in which one place holds another value."""
     if not at:
         return value
-    copy = dict(whole) if isinstance(whole, dict) else list(whole)
+    copy: Any = dict(whole) if isinstance(whole, dict) else list(whole)
     copy[at[0]] = with_value(whole[at[0]], at[1:], value)
     return copy
 

@@ -20,7 +20,14 @@ from crosscope.model.engine import Engine
 from crosscope.model.generator import build_generator
 from crosscope.model.model import Model, SeenField
 from crosscope.model.reach import Reach
-from crosscope.report.evaluation import VIEW_PX, Report, evaluate, read_truth
+from crosscope.report.evaluation import (
+    VIEW_PX,
+    Report,
+    _learning_curve,
+    _training,
+    evaluate,
+    read_truth,
+)
 from crosscope.report.figures import FIGURES
 from crosscope.report.structures import _width
 
@@ -320,6 +327,38 @@ def test_the_training_says_what_the_model_lacks(twin: bool, reason: str | None) 
     training = evaluate(model, PAIRS[:1], engine=ENGINE).json["training"]
     assert training["twin_step"] == (100 if twin else None)
     assert (training.get("reason") or "").endswith(reason or "")
+
+
+GOOD_LINE = {"step": 100, "phase": "warm", "validation": {"loss": 0.1, "psnr_db": 30.0}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"step": 1},
+        GOOD_LINE | {"step": "x"},
+        GOOD_LINE | {"step": 10**400},
+        GOOD_LINE | {"phase": ["warm"]},
+        GOOD_LINE | {"validation": None},
+        GOOD_LINE | {"validation": {"loss": "x"}},
+        GOOD_LINE | {"shares": {"mse": [1]}},
+        GOOD_LINE | {"shares": [1]},
+    ],
+)
+def test_a_damaged_log_leaves_a_report_with_the_reason(line: dict[str, Any]) -> None:
+    training = _training(replace(copier(twin=True), log=(GOOD_LINE, line)))
+    assert training["log"] == []
+    assert "damaged" in training["reason"]
+
+
+@pytest.mark.parametrize(
+    "curve",
+    ["x", 3, [3], [{}], [{"pairs": 0, "psnr_db": 1.0}], [{"pairs": 1, "psnr_db": "x"}]],
+)
+def test_a_damaged_learning_curve_leaves_a_report_with_the_reason(curve: object) -> None:
+    told = _learning_curve(replace(copier(), training={"learning_curve": curve}))
+    assert told["learning_curve"] is None
+    assert "damaged" in told["learning_curve_reason"]
 
 
 def test_one_width_has_no_spread() -> None:

@@ -20,6 +20,7 @@ from crosscope.data.cores import count_cores
 from crosscope.data.errors import PairError
 from crosscope.data.files import write_json, writing_folder
 from crosscope.data.images import Image, list_images, read_image, select_plane
+from crosscope.data.numbers import read_count, read_number
 from crosscope.data.page import thin
 from crosscope.data.pairs import stem
 from crosscope.data.registered import RegisteredPair, crop_like
@@ -376,24 +377,59 @@ def _with_the_rest(
 
 def _training(model: Model) -> dict[str, Any]:
     """Return the model's log, and where the kept network and its twin stand in it."""
-    log = [dict(line) for line in model.log]
-    warm = [line for line in log if line["phase"] == "warm"]
-    found: dict[str, Any] = {
-        "log": log,
-        "kept_step": model.training.get("best_step"),
-        "twin_step": min(warm, key=lambda line: float(line["validation"]["loss"]))["step"]
-        if warm and model.twin
-        else None,
-    }
+    try:
+        log = [_log_line(line) for line in model.log]
+        warm = [line for line in log if line["phase"] == "warm"]
+        best_step = model.training.get("best_step")
+        found: dict[str, Any] = {
+            "log": log,
+            "kept_step": None if best_step is None else read_count(best_step),
+            "twin_step": min(warm, key=lambda line: float(line["validation"]["loss"]))["step"]
+            if warm and model.twin
+            else None,
+        }
+    except _DAMAGES:
+        nothing: dict[str, Any] = {"log": [], "kept_step": None, "twin_step": None}
+        return nothing | {"reason": "what the model holds of it is damaged"}
     words = {"log": "log of it", "kept_step": "best step", "twin_step": "step of a twin"}
     missing = [word for key, word in words.items() if found[key] in (None, [])]
     return found | ({"reason": f"the model holds no {', no '.join(missing)}"} if missing else {})
 
 
+def _log_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of a log as charts draw it; raise one of `_DAMAGES` where they could not."""
+    read_count(line["step"])
+    if not isinstance(line["phase"], str):
+        raise TypeError("a phase is a word")
+    for name in ("validation", "shares"):
+        for value in line.get(name, {}).values():
+            _drawn(value)
+    return dict(line)
+
+
+def _drawn(value: Any) -> None:
+    if value is not None:
+        read_number(value, -_DIVERGED, _DIVERGED)
+
+
+_DAMAGES = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+_DIVERGED = 1e300
+
+
 def _learning_curve(model: Model) -> dict[str, Any]:
     curve = model.training.get("learning_curve")
-    reason = "the model was trained without --learning-curve"
-    return {"learning_curve": curve, "learning_curve_reason": None if curve else reason}
+    if not curve:
+        reason = "the model was trained without --learning-curve"
+        return {"learning_curve": None, "learning_curve_reason": reason}
+    try:
+        for point in curve:
+            read_count(point["pairs"], 1)
+            _drawn(point.get("psnr_db"))
+            _drawn(point.get("loss"))
+    except _DAMAGES:
+        reason = "what the model holds of it is damaged"
+        return {"learning_curve": None, "learning_curve_reason": reason}
+    return {"learning_curve": curve, "learning_curve_reason": None}
 
 
 def _dial(
