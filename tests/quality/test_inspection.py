@@ -88,7 +88,7 @@ def test_members_that_were_not_certified_are_told(beads: cs.Model, seen: SEEN) -
     joined = with_members(beads, 0.0, 0.0)
     for certificate in (beads.certificate, {**joined.certificate, "members": [{}, {}]}):
         bare = replace(joined, certificate=certificate)
-        with pytest.raises(cs.ModelError, match=r"certificate is damaged.*: members"):
+        with pytest.raises(cs.ModelError, match="certificate is damaged: members"):
             cs.check(bare, seen.image, seen.output, level="full")
     one = replace(joined, members=joined.members[:1])
     with pytest.raises(cs.ModelError, match="of 1 members it has 2"):
@@ -138,7 +138,7 @@ def test_a_damaged_certificate_is_told(
     beads: cs.Model, seen: SEEN, part: str, value: object
 ) -> None:
     damaged = replace(beads, certificate={**beads.certificate, part: value})
-    with pytest.raises(cs.ModelError, match=rf"certificate is damaged.*: {part}"):
+    with pytest.raises(cs.ModelError, match=f"certificate is damaged: {part}"):
         cs.check(damaged, seen.image, seen.output, level="full")
 
 

@@ -77,5 +77,5 @@ def test_a_damaged_certificate_is_told(
     beads: cs.Model, pair: cs.RegisteredPair, made: dict[str, np.ndarray], part: str
 ) -> None:
     damaged = replace(beads, certificate={**beads.certificate, part: {"nonsense": 1}})
-    with pytest.raises(cs.ModelError, match=rf"certificate is damaged.*: {part}"):
+    with pytest.raises(cs.ModelError, match=f"certificate is damaged: {part}"):
         judge_pair(damaged, pair, made["output"], twin=made["twin"])

@@ -40,7 +40,6 @@ MOST_REACH_PX = 1024  # "paper" sees 128 px far
 DEEPEST = 16  # lists and mappings within each other
 MOST_MEMBERS = 4
 _MEMBERS = tuple(f"member-{n + 1}" for n in range(MOST_MEMBERS))
-_DAMAGED = KeyError, TypeError, ValueError, AttributeError, ArithmeticError  # of a huge number
 _NO_MODEL = "Pass a model.zip that `crosscope train` wrote"
 
 

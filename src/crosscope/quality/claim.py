@@ -68,10 +68,6 @@ _SURE = 0.95  # one-sided, of an upper bound
 _COUNTS = 0.25  # of a typical spot's height: what counts as a spot, as in reports
 _FALSE = 0.10  # the same in a field without any
 _SHOWN = 0.10  # of a point's height in the target: what a network makes of points, at least
-_NUMBERS = (  # those that are always known
-    *("peak_grey", "p_split", "p_split_upper", "p_missed"),
-    *("n", "false_objects_per_field", "most_false_objects", "empty_fields"),
-)
 _SCENE = 1.75  # widths of the source around a scene that are its own
 
 

@@ -26,7 +26,6 @@ from crosscope.data.numbers import GREY, read_number
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import WIDEST_PX, Forward
 
-_WIDEST_PX = 100.0
 _BRIGHT = 0.25  # of the brightest: where the share is measured
 
 

@@ -30,7 +30,6 @@ from crosscope.quality.features import (
     make_whole,
     measure_features,
 )
-from crosscope.quality.noise import MOST
 
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of an image are looked at, and by the network."""
@@ -211,11 +210,6 @@ def judge_domain(
         Of the source, by the image's own offset where that was given.
     saturated : float
         Part of the raw image's bright pixels that is cut off: see `saturated_share`.
-
-    Raises
-    ------
-    ModelError
-        The domain is of another network.
     """
     scaled = scaling.apply(crops)
     features = measure_features(scaled)
@@ -224,11 +218,7 @@ def judge_domain(
     seen = np.flatnonzero(features.signal)
     values = features.values[seen]
     few = scaled[seen[np.linspace(0, len(seen) - 1, min(DEEP_CROPS, len(seen))).astype(int)]]
-    pooled = pool_bottleneck(generator, few)
-    if pooled.shape[1:] != domain.middle.shape:
-        reason = "its certificate is another network's"
-        raise ModelError("the model", reason, "Certify it anew on its pairs (cs.certify)")
-    deep = (pooled - domain.middle) @ domain.project.T
+    deep = (pool_bottleneck(generator, few) - domain.middle) @ domain.project.T
     distances = [
         domain.classical.distance(values),
         domain.deep.distance(deep),

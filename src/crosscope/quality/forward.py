@@ -24,7 +24,7 @@ from crosscope.data.registered import RegisteredPair
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.metrics.decorrelation import measure_decorrelation
 from crosscope.metrics.typical import typical_fwhm
-from crosscope.quality.noise import MOST, Noise
+from crosscope.quality.noise import Noise
 
 FREQUENCIES = 65
 """Places at which the transfer function is known, 0 to 0.5 cycles per pixel of the target."""
@@ -37,7 +37,6 @@ _FINE = 0.45  # cycles per pixel from which on a target holds noise alone
 _LOW = 7  # rings from which the gain is extrapolated to frequency 0
 _REACH = 3.0  # of the kernel, in widths
 _KNOWN = np.linspace(0, 0.5, FREQUENCIES)
-_LIMITS = {"gain": (1 / MOST, MOST), "target_fwhm_px": (0.1, 200.0), "zoom": (0.05, 20.0)}
 _SEEN = 0.1  # of the power at the lowest frequencies: where K is known at all
 
 

@@ -49,7 +49,6 @@ from crosscope.quality.domain import (
 )
 from crosscope.quality.features import make_whole, saturated_share
 from crosscope.quality.forward import Forward
-from crosscope.quality.noise import MOST
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
 Known = TypeVar("Known")

@@ -11,8 +11,6 @@ from scipy import ndimage
 from crosscope.data.numbers import GREY, read_number
 
 BINS, LEAST_IN_BIN = 12, 100
-MOST = 1e9
-"""Of any number in a certificate: beyond it one is damaged, whatever it counts."""
 _TO_SD = 1 / 0.6745  # of a normal distribution, from the median of absolute values
 
 
