@@ -210,7 +210,7 @@ class Model:
             for name, data in weights.items():
                 build = build_heads if name == "heads.safetensors" else build_generator
                 with torch.device("meta"):  # shapes without memory, however large a base it names
-                    network = build(card["network"], _count(card["base"]))
+                    network = build(card["network"], read_count(card["base"], 1))
                 stored = _from_bytes(data, path)
                 if all(weight.dtype == torch.float16 for weight in stored.values()):
                     stored = {name: weight.float() for name, weight in stored.items()}
@@ -370,7 +370,3 @@ def _field(**seen: Any) -> SeenField:
     if not all(isinstance(word, str) for word in words):
         raise TypeError("a field is told by words")
     return SeenField(**seen)
-
-
-def _count(value: Any) -> int:
-    return read_count(value, 1)

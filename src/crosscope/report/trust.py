@@ -230,7 +230,7 @@ def _part_of(
     return {part: tell(found), f"{part}_reason": None}
 
 
-_UNMEASURED = "nobody measured it: cs.certify(model, pairs, claims=True) does"
+_UNMEASURED = "nobody measured it: cs.certify(model, pairs) does"
 
 
 def _tell_claim(claim: Claim) -> dict[str, Any]:
