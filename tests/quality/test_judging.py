@@ -56,7 +56,7 @@ def test_the_twins_doubt_is_added_where_it_is_larger(
 ) -> None:
     output, at = made["output"].copy(), slice(143, 146)
     output[at, at] += 40
-    alone, both = (judge_pair(beads, pair, output, twin=twin) for twin in (None, made["twin"]))
+    alone, both = (judge_pair(beads, pair, output, sisters=given) for given in ([], [made["twin"]]))
     assert alone.trust is not None
     assert both.trust is not None
     assert (both.trust.pixels >= alone.trust.pixels).all()
@@ -78,4 +78,4 @@ def test_a_damaged_certificate_is_told(
 ) -> None:
     damaged = replace(beads, certificate={**beads.certificate, part: {"nonsense": 1}})
     with pytest.raises(cs.ModelError, match=f"certificate is damaged: {part}"):
-        judge_pair(damaged, pair, made["output"], twin=made["twin"])
+        judge_pair(damaged, pair, made["output"], sisters=[made["twin"]])

@@ -82,7 +82,7 @@ def test_every_field_has_its_verdict(report: cs.Report) -> None:
     trust = report.summary["trust"]
     assert trust["verdicts"] == {"good": 2, "doubtful": 0, "refused": 0}
     assert trust["domains"] == {"inside": 2, "near": 0, "outside": 0}
-    assert (trust["fields"], trust["twin"]) == (2, True)
+    assert (trust["fields"], trust["sisters"]) == (2, 1)
 
 
 def test_most_spots_are_right_and_few_of_them_under_a_doubt(report: cs.Report) -> None:
@@ -141,6 +141,19 @@ def test_an_invented_object_makes_the_field_doubtful(
     assert spots["invented"]["n"] >= 2
     assert spots["invented"]["above_5_sd"] > 0.5 > spots["right"]["above_5_sd"]
     assert trust_line(report.json).startswith("trust: 2 doubtful of 2 fields; ")
+
+
+def test_members_are_asked_too(beads: cs.Model, pairs: list[cs.RegisteredPair]) -> None:
+    place = slice(100, 106)
+    certificate = {**beads.certificate, "members": [beads.certificate["twin"]]}
+    other = Inventive(beads.generator, place)  # the output itself has nothing there
+    model = replace(beads, members=(other,), certificate=certificate)
+    report = cs.evaluate(model, pairs[:1], engine=ENGINE)
+    assert report.summary["trust"]["sisters"] == 2
+    assert report.fields[0]["trust"]["verdict"] == "good"
+    trust = report.views[0].layers["trust"]
+    assert trust[place, place].min() > 200
+    assert np.quantile(trust, 0.99) < 50
 
 
 @pytest.mark.parametrize("part", ["domain", "claim", "intervals"])

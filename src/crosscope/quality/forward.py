@@ -6,13 +6,14 @@ K is a round kernel of sum 1, known by its transfer function. It is estimated on
 its training pairs, never from the image that is judged.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Float32, Num
 from scipy import fft
 from scipy.interpolate import CubicSpline
 from scipy.optimize import isotonic_regression
@@ -95,12 +96,8 @@ class Forward:
         The target may be given by the means of blocks of so many pixels: the source comes as such.
         """
         waves = fft.dctn(target.astype(np.float32) - np.float32(self.zero), norm="ortho")
-        y, x = (np.arange(n, dtype=np.float32) / (2 * n * block_px) for n in target.shape)
-        radius = np.sqrt(np.square(y)[:, None] + np.square(x))
-        # finely sampled, for a kink in the transfer function is a tail of the kernel
-        fine = np.linspace(0, 0.5, 16 * FREQUENCIES)
-        transfer = CubicSpline(_KNOWN, self.transfer)(fine)
-        waves *= np.interp(radius, fine, transfer, right=0.0).astype(np.float32)
+        height, width = target.shape
+        waves *= _spread(self.transfer, height, width, block_px)
         blurred: Float[np.ndarray, "y x"] = fft.idctn(waves, norm="ortho", overwrite_x=True)
         blurred *= np.float32(self.gain)
         blurred += np.float32(self.background)
@@ -194,6 +191,19 @@ def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward
         zoom=zoom,
         noise=Noise(0.0, 1.0, background),
     )
+
+
+@functools.lru_cache(maxsize=4)  # parts of an image are mostly of one shape
+def _spread(
+    transfer: tuple[float, ...], height: int, width: int, block_px: int
+) -> Float32[np.ndarray, "v u"]:
+    """Return a transfer function at the frequencies of a cosine transform."""
+    y, x = (np.arange(n, dtype=np.float32) / (2 * n * block_px) for n in (height, width))
+    radius = np.sqrt(np.square(y)[:, None] + np.square(x))
+    # finely sampled, for a kink in the transfer function is a tail of the kernel
+    fine = np.linspace(0, 0.5, 16 * FREQUENCIES)
+    known = CubicSpline(_KNOWN, transfer)(fine)
+    return np.interp(radius, fine, known, right=0.0).astype(np.float32)
 
 
 def _compact(transfer: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:

@@ -468,15 +468,20 @@ def open_walks(
 
 def _open_sisters(view: View, engine: Engine) -> tuple[Sister, ...]:
     model = view.model
-    usual = [read_certificate(model, "twin", Usual.from_json)] if model.twin else []
-    if model.members:
-        usual += read_certificate(model, "members", functools.partial(_usual_of, model))
     return tuple(
         Sister(
             make_sharpener(model, engine=engine, network=network, source_scaling=view.scaling), each
         )
-        for network, each in zip(model.sisters, usual, strict=True)
+        for network, each in zip(model.sisters, read_usual(model), strict=True)
     )
+
+
+def read_usual(model: Model) -> list[Usual]:
+    """Return how far each of a model's sisters is from it as a rule; ModelError where damaged."""
+    usual = [read_certificate(model, "twin", Usual.from_json)] if model.twin else []
+    if model.members:
+        usual += read_certificate(model, "members", functools.partial(_usual_of, model))
+    return usual
 
 
 def _usual_of(model: Model, entries: Sequence[Any]) -> list[Usual]:

@@ -4,6 +4,7 @@ The source lies on the target's grid already, resampled by any shift, as those d
 certificate was measured on.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,6 @@ from crosscope.data.registered import RegisteredPair
 from crosscope.data.slides import slide_of
 from crosscope.model.model import Model
 from crosscope.prediction.files import Verdict
-from crosscope.quality.disagreement import Usual
 from crosscope.quality.forward import Forward
 from crosscope.quality.inspection import (
     UNKNOWN,
@@ -24,6 +24,7 @@ from crosscope.quality.inspection import (
     in_tenths,
     judge_view,
     read_certificate,
+    read_usual,
 )
 from crosscope.quality.reblur import make_reblurrer
 
@@ -33,7 +34,7 @@ def judge_pair(
     pair: RegisteredPair,
     output: Float[np.ndarray, "y x"],
     *,
-    twin: Float[np.ndarray, "y x"] | None = None,
+    sisters: Sequence[Float[np.ndarray, "y x"]] = (),
 ) -> Verdict:
     """Say how far what was made of a pair's source can be believed; its target is not looked at.
 
@@ -44,8 +45,9 @@ def judge_pair(
         With finite pixels.
     output : (y, x)
         Target grey values.
-    twin : (y, x), optional
-        What the model's twin made of the source: the map then holds the larger of the two doubts.
+    sisters : sequence of (y, x)
+        What the model's sisters made of the source, all of them in their order, or none: the map
+        then holds the largest doubt.
 
     Returns
     -------
@@ -78,9 +80,9 @@ def judge_pair(
         sums=[],
     )
     doubt = draw_map([walk], output.shape, lambda done: None)
-    if twin is not None and "twin" in model.certificate:
-        usual = read_certificate(model, "twin", Usual.from_json)
-        doubt = np.maximum(doubt, in_tenths(np.abs(usual.disagreement(output, twin))))
+    if sisters:
+        for usual, sister in zip(read_usual(model), sisters, strict=True):
+            doubt = np.maximum(doubt, in_tenths(np.abs(usual.disagreement(output, sister))))
     belonging = judge_view(view)
     admitted = Verdict(
         belonging.domain,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from torch import nn
 
 from crosscope.data.cores import count_cores
 from crosscope.data.errors import PairError
@@ -308,10 +309,12 @@ def _infer(
     *,
     watch: Callable[[float], None],
 ) -> list[_Given]:
-    """Add what the network and its twin make of each source: before all else, for the engine's
+    """Add what the network and its sisters make of each source: before all else, for the engine's
     threads and others would stand in each other's way.
     """
-    networks = {"output": model.generator} | ({"twin": model.twin} if model.twin else {})
+    networks: dict[str, nn.Module] = {"output": model.generator}
+    networks |= {"twin": model.twin} if model.twin else {}
+    networks |= {f"member {n}": member for n, member in enumerate(model.members, 1)}
     found = []
     for each in given:
         if each.obstacle is None:

@@ -75,7 +75,7 @@ def judge_fields(
     *,
     engine: Engine,
 ) -> list[Judged]:
-    """Judge what the network, and its twin, made of each pair: "output" and "twin"."""
+    """Judge what the network made of each pair, "output", beside what all its sisters did."""
     judged = [_judge(model, *both) for both in zip(pairs, made, strict=True)]
     factor = describe_intervals(model)["lambda"]
     if factor is None:
@@ -90,7 +90,8 @@ def _judge(
     model: Model, pair: RegisteredPair, made: Mapping[str, Float32[np.ndarray, "_y _x"]]
 ) -> Judged:
     try:
-        found = judge_pair(model, pair, made["output"], twin=made.get("twin"))
+        sisters = [made[name] for name in made if name != "output"]
+        found = judge_pair(model, pair, made["output"], sisters=sisters)
     except ModelError as error:
         return Judged(None, error.reason)
     if found.trust is None:
@@ -137,7 +138,7 @@ def count_verdicts(
         "fields": len(known),
         "verdicts": {name: verdicts[name] for name in VERDICTS},
         "domains": {name: domains[name] for name in DOMAINS},
-        "twin": model.twin is not None and "twin" in model.certificate,
+        "sisters": len(model.sisters),
         "spots": foretell(
             [
                 (each.layers["trust"], compared)
@@ -153,7 +154,7 @@ def foretell(fields: Sequence[tuple[UInt8[np.ndarray, "_y _x"], SpotComparison]]
     """Return which share of the spots, by what became of them, lies under a doubt.
 
     The doubt of a spot is the largest within half its width, as far as spots are matched. Along
-    the border, where the re-blur check can say nothing, it is the twin's alone, or 0.
+    the border, where the re-blur check can say nothing, it is the sisters' alone, or 0.
 
     Parameters
     ----------
