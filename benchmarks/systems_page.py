@@ -45,6 +45,7 @@ METHODS = {
     "output": "output",
     "target": "target",
 }
+KNOWN = ("output", "target", "known")
 Figures = Mapping[str, Any]
 
 
@@ -199,10 +200,15 @@ FLICKERS = {"truth": "truth", "target": "target", "known": "known place", "outpu
 
 def close(figures: Figures) -> list[str]:
     """Return the share of close pits that are seen as two."""
-    shares = (at(figures, f"share_{image}", ".0%") for image in ("output", "target"))
-    return table(
-        ["pairs of 110 to 130 nm", "two in output", "in target"], [[figures["pairs"], *shares]]
-    )
+    rows = [
+        [title, figures[count], *(at(figures, f"{of}_{image}_share", ".0%") for image in KNOWN)]
+        for title, count, of in (
+            ("two pits", "pairs", "pits"),
+            ("one pit, a ring", "rings", "rings"),
+        )
+    ]
+    head = ["maxima 110 to 130 nm apart", "how many", *(f"two in {image}" for image in KNOWN)]
+    return table(head, rows)
 
 
 def lapse(figures: Figures) -> list[str]:

@@ -19,14 +19,20 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 import crosscope as cs
-from crosscope.metrics.spots import compare_spots, resolved_separation
+from crosscope.metrics.spots import close_pairs, compare_spots
 from crosscope.metrics.typical import typical_fwhm
 from crosscope.optics.misregistration import ALIGNED
+from crosscope.optics.psf import fwhm_nm, sim_otf
+from crosscope.optics.rendering import Grid, render
+from crosscope.optics.samples import Emitters, pits
 
 PITS, FILAMENTS = View("tirf-sim", "pits"), View("tirf-sim", "filaments")
-CLOSE_NM, CLOSE_BIN_NM = 120.0, 10.0  # two bins: 110 to 130 nm
-CLOSE_FIELDS = 6  # times as many as for the other figures: few pits are so near to each other
+CLOSE_NM, CLOSE_HALF_NM = 120.0, 10.0  # 110 to 130 nm
+PIT_NM = 150.0  # from the middle of two maxima: who else they may be of
+CLOSE_FIELDS = 16  # times as many as for the other figures: few pits are so near to each other
 PLAN = cs.PredictionPlan(threads=1, precision="float32")  # many small fields: none to measure on
+SIM = sim_otf()
+RINGS, SPOKES = 12, 24  # points that a pit's mean shape is drawn by
 FRAMES = 30
 LONE_NM = 600.0  # from the next pit: TIRF's widths don't overlap
 APERTURE_PX = 9  # of the target: 290 nm, all of a pit's light
@@ -40,54 +46,84 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     for view in (PITS, FILAMENTS):
         learnt = learn(view, size, seed, out / f"run-{view.sample}")
         learnt.report.save(out / f"report-{view.sample}", overwrite=True)
-        model = with_card(learnt, view, recipe=Path(__file__).name, seed=seed, size=size)
-        model.save(out / f"tirf-sim-{view.sample}.zip", overwrite=True, half=True)
+        made = with_card(learnt, view, recipe=Path(__file__).name, seed=seed, size=size)
+        made.save(out / f"tirf-sim-{view.sample}.zip", overwrite=True, half=True)
         figures[view.sample] = figures_of(learnt)
-    pits = cs.Model.load(out / "tirf-sim-pits.zip")
+    model = cs.Model.load(out / "tirf-sim-pits.zip")
     return figures | {
-        "close pits": resolve(pits, size, seed),
-        "time-lapse": follow(pits, size, seed),
+        "close pits": resolve(model, size, seed),
+        "time-lapse": follow(model, size, seed),
     }
 
 
 def resolve(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
     """Return the share of the pits about 120 nm from their only neighbour that are seen as two.
 
-    Both images are on one grid: what registration leaves is not counted in.
+    A pair is two maxima of the truth with no third near. A pit whose labels form a ring has two,
+    too: by where the pits are, such maxima of one pit are told from two pits', and counted apart.
+    Both images are on one grid: what registration leaves is not counted in. "Known" is what one
+    would draw who knows of each pit where it is and how bright, but not where its labels sit.
     """
     _, pixel_nm = model.target_pixel_size_nm
-    simulated = cs.simulate(
-        PITS.system,
-        sample="pits",
-        pairs=CLOSE_FIELDS * size.test,
-        size_px=size.size_px,
-        seed=2 * seed + 1,
-        misregistration=ALIGNED,
+    simulated = list(
+        cs.simulate(
+            PITS.system,
+            sample="pits",
+            pairs=CLOSE_FIELDS * size.test,
+            size_px=size.size_px,
+            seed=2 * seed + 1,
+            misregistration=ALIGNED,
+        )
     )
-    images: dict[str, list[NDArray[Any]]] = {"output": [], "target": [], "truth": []}
+    fwhm_px = typical_fwhm([pair.truth.image.pixels for pair in simulated])
+    methods = ("output", "target", "known")
+    seen: dict[str, list[bool]] = {f"{of}_{m}": [] for of in ("pits", "rings") for m in methods}
     for pair in simulated:
-        images["output"].append(cs.predict(model, pair.source, plan=PLAN).pixels)
-        images["target"].append(pair.target.pixels.astype(np.float32))
-        images["truth"].append(pair.truth.image.pixels)
-    fwhm_px = typical_fwhm(images["truth"])
-    if fwhm_px is None:
-        return {"pairs": 0, "share_output": None, "share_target": None}
-    found: dict[str, Any] = {}
-    for method in ("output", "target"):
-        compared = [
-            compare_spots(image, truth, fwhm_px=fwhm_px)
-            for image, truth in zip(images[method], images["truth"], strict=True)
-        ]
-        resolved = resolved_separation(
-            compared, alone_px=2.5 * fwhm_px, bin_px=CLOSE_BIN_NM / pixel_nm
-        )
-        near = (
-            np.abs(resolved.edges_px[:-1] * pixel_nm + CLOSE_BIN_NM / 2 - CLOSE_NM) < CLOSE_BIN_NM
-        )
-        seen = np.nansum((resolved.share * resolved.n_pairs)[near])
-        found["pairs"] = int(resolved.n_pairs[near].sum())
-        found[f"share_{method}"] = float(seen / found["pairs"]) if found["pairs"] else None
-    return found
+        if fwhm_px is None:
+            break
+        truth = pair.truth.image.pixels.astype(np.float64)
+        images = {
+            "output": cs.predict(model, pair.source, plan=PLAN).pixels,
+            "target": pair.target.pixels,
+            "known": draw_known(pair.truth.emitters, Grid(size.size_px, pixel_nm, True)),
+        }
+        centres = KDTree(pair.truth.emitters.objects_yx_nm)
+        for method, image in images.items():
+            compared = compare_spots(image.astype(np.float64), truth, fwhm_px=fwhm_px)
+            places_nm = (compared.reference.yx_px + 0.5) * pixel_nm
+            for two in close_pairs(
+                compared.reference, threshold=compared.threshold, alone_px=2.5 * fwhm_px
+            ):
+                if abs(np.linalg.norm(np.diff(places_nm[two], axis=0)) - CLOSE_NM) <= CLOSE_HALF_NM:
+                    near = centres.query_ball_point(places_nm[two].mean(axis=0), PIT_NM)
+                    of = "pits" if len(near) > 1 else "rings"
+                    seen[f"{of}_{method}"].append(bool(np.isin(two, compared.partner).all()))
+    shares = {f"{name}_share": float(np.mean(s)) if s else None for name, s in seen.items()}
+    return {"pairs": len(seen["pits_output"]), "rings": len(seen["rings_output"])} | shares
+
+
+def draw_known(emitters: Emitters, grid: Grid) -> NDArray[Any]:
+    """Return the pits as TIRF-SIM shows them on the average.
+
+    Each has its own light, at its place, in the mean shape of many.
+    """
+    many = pits(np.random.default_rng(0), extent_nm=60_000.0, finest_nm=fwhm_nm(SIM))
+    assert many.owner is not None
+    assert emitters.owner is not None
+    away_nm = np.hypot(*(many.yx_nm - many.objects_yx_nm[many.owner]).T)
+    radius_nm = np.quantile(away_nm, (np.arange(RINGS) + 0.5) / RINGS)
+    angle = np.linspace(0, 2 * np.pi, SPOKES, endpoint=False) + np.arange(RINGS)[:, None]
+    shape = (radius_nm[:, None, None] * np.stack([np.sin(angle), np.cos(angle)], axis=-1)).reshape(
+        -1, 2
+    )
+    places_nm = emitters.objects_yx_nm
+    light = np.bincount(emitters.owner, emitters.weight, len(places_nm))
+    return render(
+        (places_nm[:, None] + shape).reshape(-1, 2),
+        np.repeat(light / len(shape), len(shape)),
+        otf=SIM,
+        grid=grid,
+    )
 
 
 def follow(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
