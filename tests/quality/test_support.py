@@ -44,6 +44,10 @@ def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
     found = cs.count_support(beads, seen.image, changed, plan=PLAN)
     near = np.linalg.norm(found.yx_px - (200, 90), axis=1) < 1
     assert found.seen[near].tolist() == [1]
+    assert found.least[near].tolist() == [0]
+    assert found.unsteady[near].all()
+    assert found.unsteady[found.seen == 1].all()
+    assert plain.unsteady.mean() < 0.1
 
 
 def test_a_network_that_shows_nothing_supports_nothing(beads: cs.Model, seen: SEEN) -> None:

@@ -1,14 +1,14 @@
-"""Model + image + output -> by how many networks each object of the output is shown.
+"""Model + image + output -> by how many networks each object of the output is shown, how high.
 
 Where two objects lie so close that the source leaves it open whether they are two, networks that
 learnt the same decide it differently, by little light: the trust map, as wide as the target's
-finest structure, sees the same light in both. Counting objects sees it.
+finest structure, sees the same light in both. The objects' heights tell it.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from crosscope.data.errors import InputError, ModelError
 from crosscope.data.images import Image
@@ -17,6 +17,10 @@ from crosscope.model.model import Model
 from crosscope.prediction.images import PredictionPlan, predict
 from crosscope.quality.forward import Forward
 from crosscope.quality.inspection import read_certificate
+
+STEADY = 0.9
+"""Objects that all networks show are given nine tenths of their height or more by nearly every one;
+those that another training lacks are not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,9 @@ class Support:
         As a multiple of the output's typical object.
     seen : (n,)
         Networks that show it, the one that made the output among them.
+    least : (n,)
+        The least height that one of these networks gives it, as a share of its own: 1 where none
+        gives it less, 0 where one does not show it.
     networks : int
         How many there are: with its twin and members.
     """
@@ -38,7 +45,13 @@ class Support:
     yx_px: Float[np.ndarray, "n 2"]
     height: Float[np.ndarray, "n"]
     seen: Int[np.ndarray, "n"]
+    least: Float[np.ndarray, "n"]
     networks: int
+
+    @property
+    def unsteady(self) -> Bool[np.ndarray, "n"]:
+        """Which objects some network does not show, or at less than `STEADY` of their height."""
+        return self.least < STEADY
 
 
 def count_support(
@@ -48,7 +61,7 @@ def count_support(
 
     An object is a spot above a quarter of the output's typical one, see `metrics.spots`; another
     network shows it where it has one, down to half of that, within half of the target's width. An
-    object that one of them does not show was decided by chance: that it is one, or two.
+    object that one of them does not show, or lower, was decided by chance: that it is one, or two.
 
     Parameters
     ----------
@@ -79,7 +92,7 @@ def count_support(
         raise ModelError("the model", "has neither a twin nor members to compare with", remedy)
     fwhm_px = read_certificate(model, "forward", Forward.from_json).target_fwhm_px
     own = output.pixels.astype(np.float64)
-    seen: Int[np.ndarray, "n"] | int = 1
+    heights = []
     for network in model.sisters:
         alone = replace(model, generator=network, twin=None)  # nothing is blended
         made = predict(alone, image, plan=plan or PredictionPlan())
@@ -87,11 +100,15 @@ def count_support(
             reason = f"is {own.shape} px, of this image the model makes {made.pixels.shape}"
             raise InputError(output.name, reason, "Pass one plane, predicted from that image")
         found = compare_spots(made.pixels.astype(np.float64), own, fwhm_px=fwhm_px)
-        seen = seen + np.isin(np.arange(len(found.reference.amplitude)), found.partner)
+        height = np.zeros(len(found.reference.amplitude))
+        matched = found.partner >= 0
+        height[found.partner[matched]] = found.found.amplitude[matched]
+        heights.append(height / found.reference.amplitude)
     objects = found.reference.amplitude > found.threshold
     return Support(
         yx_px=found.reference.yx_px[objects],
         height=found.reference.amplitude[objects],
-        seen=np.asarray(seen)[objects],
+        seen=1 + (np.array(heights) > 0).sum(axis=0)[objects],
+        least=np.minimum(1.0, np.min(heights, axis=0))[objects],
         networks=1 + len(model.sisters),
     )
