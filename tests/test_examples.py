@@ -9,7 +9,7 @@ import pytest
 import crosscope as cs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TINY = {"training": 3, "test": 1, "size_px": 128, "steps": 3}
+TINY = {"training": 3, "test": 1, "size_px": 128, "steps": 3, "threads": 1, "claims": False}
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,7 @@ def test_a_recipe_ends_in_figures_and_a_model_with_its_card(
     recipe: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    # claims take most of a recipe's time, and are the same in each: one tells them
-    size = importlib.import_module("recipes").Size(**TINY, claims=recipe.startswith("beads"))
+    size = importlib.import_module("recipes").Size(**TINY)
     figures = importlib.import_module(recipe).walk(tmp_path, size, 1000)
     json.dumps(figures, allow_nan=False)
     made = cs.Model.load(tmp_path / f"{model}.zip")

@@ -44,7 +44,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory, walk: Any) -> Path:
     (bad / "cut.tif").write_bytes(walk.image.read_bytes()[:900])
     tifffile.imwrite(bad / "colour.tif", np.zeros((32, 32, 3), np.uint8), photometric="rgb")
     tifffile.imwrite(bad / "axes.tif", np.zeros((2, 3, 4, 5, 32, 32), np.uint8))
-    write(bad / "sizeless.tif", NOISE, nm=None)
+    write(bad / "sizeless.tif", NOISE[:32, :32], nm=None)  # small: every magnification is tried
+    write(bad / "tiny.tif", NOISE[32:64, :32])
     write(bad / "nan.tif", np.full((64, 64), np.nan, np.float32))
     write(bad / "stack.tif", np.stack([NOISE, NOISE]), "zyx")
     write(bad / "channels.tif", np.stack([NOISE, NOISE]), "cyx")
@@ -94,7 +95,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     "constant.tif": (REGISTER, "nothing to see", 2),
     "unrelated.tif": (REGISTER, "don't match", 2),
     "small.tif": (REGISTER, "common field", 2),
-    "sizeless.tif ": (REGISTER, "--source-pixel-size-nm", 2),
+    "sizeless.tif ": (("register", "BAD", "TINY", "OUT"), "--source-pixel-size-nm", 2),
     "named": (("register", "BAD", "OTHERS", "OUT"), "without a partner", 2),
     "nothing  ": (("register", "BAD", "OTHERS", "OUT"), "has no images", 2),
     "others": (("register", "BAD", "IMAGE", "OUT"), "is a folder", 2),
@@ -116,6 +117,7 @@ def test_what_cannot_be_used_is_told_in_one_line(
     out = tmp_path / "OUT"
     places = {"MODEL": walk.model, "IMAGE": walk.image, "PAIRS": walk.pairs, "OUT": out}
     places |= {"OUT.tif": out, "BAD": bad / name.strip(), "OTHERS": bad / "others"}
+    places |= {"TINY": bad / "tiny.tif"}
     before = contents(bad, walk.raw, walk.pairs)
     if arguments is PREDICT or "OUT.tif" in arguments:
         places["OUT.tif"] = tmp_path / "OUT.tif"
