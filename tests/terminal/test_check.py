@@ -101,3 +101,25 @@ def test_a_map_is_written_where_asked_and_nothing_is_replaced(
     assert "only an output has a trust map" in alone.err
     taken = crosscope("predict", MODEL, beads, tmp_path / "doubt.tif", *QUICK)
     assert taken.code == 2
+
+
+def test_objects_are_told_with_those_that_chance_decided(
+    crosscope: Crosscope, fields: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "sharp.tif", tmp_path / "objects.csv"
+    beads = fields / "beads.tif"
+    assert crosscope("predict", MODEL, beads, out, *QUICK, "--check", "none").code == 0
+    outcome = crosscope("check", MODEL, beads, out, "--objects", table, "--json")
+    assert outcome.code == 0, outcome.err
+    support = outcome.json["support"]
+    assert support["networks"] == 2
+    assert support["objects"] > 10 > support["unsteady"]
+    head, *rows = table.read_text().splitlines()
+    assert head == "y_px,x_px,height,seen,least,unsteady"
+    assert len(rows) == support["objects"]
+    assert sum(row.endswith(",1") for row in rows) == support["unsteady"]
+    told = crosscope("check", MODEL, beads, out, "--objects", table, "--overwrite")
+    assert f"{support['objects']} objects, {support['unsteady']} of them unsteady" in told.out
+    assert "exists already" in crosscope("check", MODEL, beads, out, "--objects", table).err
+    alone = crosscope("check", MODEL, beads, "--objects", tmp_path / "b.csv")
+    assert "only an output has objects" in alone.err

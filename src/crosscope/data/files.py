@@ -5,7 +5,7 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,16 @@ def require_space(path: Path, needed_bytes: float | int) -> None:
     if free < needed_bytes:
         reason = f"needs up to {needed_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
         raise OutputError(path, reason, _ELSEWHERE)
+
+
+def write_table(
+    path: Path, columns: Mapping[str, Iterable[float]], *, overwrite: bool = False
+) -> None:
+    """Write named columns of numbers, equally many in each, as CSV."""
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join(columns), *(",".join(f"{v:.8g}" for v in row) for row in rows)]
+    with writing(path, overwrite=overwrite) as part:
+        part.write_text("\n".join(lines) + "\n")
 
 
 def write_json(path: Path, value: object, *, overwrite: bool = False) -> None:

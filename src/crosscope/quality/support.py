@@ -6,11 +6,13 @@ finest structure, sees the same light in both. The objects' heights tell it.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from crosscope.data.errors import InputError, ModelError
+from crosscope.data.files import write_table
 from crosscope.data.images import Image
 from crosscope.metrics.spots import compare_spots
 from crosscope.model.model import Model
@@ -52,6 +54,19 @@ class Support:
     def unsteady(self) -> Bool[np.ndarray, "n"]:
         """Which objects some network does not show, or at less than `STEADY` of their height."""
         return self.least < STEADY
+
+    @property
+    def json(self) -> dict[str, int]:
+        """How many objects there are."""
+        unsteady = int(self.unsteady.sum())
+        return {"objects": len(self.seen), "unsteady": unsteady, "networks": self.networks}
+
+    def write_csv(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write an object a row."""
+        y_px, x_px = self.yx_px.T
+        places = {"y_px": y_px, "x_px": x_px, "height": self.height}
+        shown = {"seen": self.seen, "least": self.least, "unsteady": self.unsteady * 1}
+        write_table(path, places | shown, overwrite=overwrite)
 
 
 def count_support(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from crosscope.data.errors import ImageError, InputError
-from crosscope.data.files import writing
+from crosscope.data.files import write_table, writing
 from crosscope.data.images import Image, select_plane
 from crosscope.data.registration.features import measure_finest_period_px
 from crosscope.metrics.decorrelation import measure_decorrelation
@@ -64,10 +64,7 @@ class Measurement:
 
     def write_csv(self, path: Path, *, overwrite: bool = False) -> None:
         """Write the table."""
-        rows = zip(*self.table.values(), strict=True)
-        lines = [",".join(self.table), *(",".join(f"{v:.8g}" for v in row) for row in rows)]
-        with writing(path, overwrite=overwrite) as part:
-            part.write_text("\n".join(lines) + "\n")
+        write_table(path, self.table, overwrite=overwrite)
 
     def draw(self, path: Path, *, overwrite: bool = False) -> None:
         """Draw the table's second column over its first, widths and distances as a histogram."""

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -576,6 +577,10 @@ def check(
     map_: Annotated[
         Path | None, typer.Option("--map", help="Write the trust map of the output, a TIFF.")
     ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(help="Write its objects, and how twin and members show them, as CSV."),
+    ] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> int:
@@ -583,30 +588,43 @@ def check(
 
     Example: crosscope check run/model.zip raw/source/0000.tif sharp.tif --map doubt.tif
     """
-    if map_:
-        cs.require_free(map_, overwrite=overwrite, inputs=[model, image])
-        if output is None:
-            reason = "only an output has a trust map"
-            raise cs.InputError("--map", reason, "Name the output, too")
+    for option, path, has in (("--map", map_, "a trust map"), ("--objects", objects, "objects")):
+        if path:
+            cs.require_free(
+                path, overwrite=overwrite, inputs=[model, image, *filter(None, (output,))]
+            )
+            if output is None:
+                raise cs.InputError(option, f"only an output has {has}", "Name the output, too")
     plan = cs.PredictionPlan(channel=channel, pixel_size_nm=pixel_size_nm, offset=offset)
-    found = cs.check(
-        cs.Model.load(model),
-        cs.read_image(image),
-        cs.read_image(output) if output else None,
-        plan=plan,
-        level=level,
-    )
+    loaded, raw = cs.Model.load(model), cs.read_image(image)
+    made = cs.read_image(output) if output else None
+    found = cs.check(loaded, raw, made, plan=plan, level=level)
+    support = None
+    if objects and made:
+        support = cs.count_support(loaded, raw, made, plan=replace(plan, force=True))
+        support.write_csv(objects, overwrite=overwrite)
     if map_ and found.trust:
         cs.write_image(found.trust, map_, overwrite=overwrite)
     if json:
-        said = {"domain": found.domain, "verdict": found.verdict, "reasons": list(found.reasons)}
-        show_json({**said, "quality": dict(found.numbers)})
+        said: dict[str, Any] = {
+            "domain": found.domain,
+            "verdict": found.verdict,
+            "reasons": list(found.reasons),
+        }
+        said |= {"quality": dict(found.numbers)} | ({"support": support.json} if support else {})
+        show_json(said)
     else:
         for reason in found.reasons:
             say(f"{image}: {reason}")
         typer.echo(
             f"{image}: {found.verdict or 'not judged'}, {found.domain or 'domain not known'}"
         )
+        if support:
+            typer.echo(
+                "{objects} objects, {unsteady} of them unsteady between {networks} networks".format(
+                    **support.json
+                )
+            )
     return cs.DomainError.exit_code if found.verdict == "refused" else 0
 
 
