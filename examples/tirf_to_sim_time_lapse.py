@@ -9,6 +9,7 @@ stands beside the truth, the target as it was taken, noise included, and what th
 source let anyone know.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 import crosscope as cs
-from crosscope.metrics.spots import close_pairs, compare_spots
+from crosscope.metrics.spots import SpotComparison, close_pairs, compare_spots
 from crosscope.metrics.typical import typical_fwhm
 from crosscope.optics.misregistration import ALIGNED
 from crosscope.optics.psf import fwhm_nm, sim_otf
@@ -90,16 +91,24 @@ def resolve(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
         centres = KDTree(pair.truth.emitters.objects_yx_nm)
         for method, image in images.items():
             compared = compare_spots(image.astype(np.float64), truth, fwhm_px=fwhm_px)
-            places_nm = (compared.reference.yx_px + 0.5) * pixel_nm
-            for two in close_pairs(
-                compared.reference, threshold=compared.threshold, alone_px=2.5 * fwhm_px
-            ):
-                if abs(np.linalg.norm(np.diff(places_nm[two], axis=0)) - CLOSE_NM) <= CLOSE_HALF_NM:
-                    near = centres.query_ball_point(places_nm[two].mean(axis=0), PIT_NM)
-                    of = "pits" if len(near) > 1 else "rings"
-                    seen[f"{of}_{method}"].append(bool(np.isin(two, compared.partner).all()))
+            for of, both in judge_pairs(compared, centres, pixel_nm):
+                seen[f"{of}_{method}"].append(both)
     shares = {f"{name}_share": float(np.mean(s)) if s else None for name, s in seen.items()}
     return {"pairs": len(seen["pits_output"]), "rings": len(seen["rings_output"])} | shares
+
+
+def judge_pairs(
+    compared: SpotComparison, centres: KDTree, pixel_nm: float
+) -> Iterator[tuple[str, bool]]:
+    """Yield of each close pair whether it is two "pits" or one's "rings", and both are seen."""
+    spots = compared.reference
+    pairs = close_pairs(spots, threshold=compared.threshold, alone_px=2.5 * compared.fwhm_px)
+    for two in pairs:
+        places_nm = (spots.yx_px[two] + 0.5) * pixel_nm
+        if abs(np.linalg.norm(places_nm[1] - places_nm[0]) - CLOSE_NM) <= CLOSE_HALF_NM:
+            near = centres.query_ball_point(places_nm.mean(axis=0), PIT_NM)
+            of = "pits" if len(near) > 1 else "rings"
+            yield of, bool(np.isin(two, compared.partner).all())
 
 
 def draw_known(emitters: Emitters, grid: Grid) -> NDArray[Any]:
