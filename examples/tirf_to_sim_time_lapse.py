@@ -205,7 +205,7 @@ def light_known(frames: NDArray[Any], places_px: NDArray[Any]) -> NDArray[Any]:
     """Return the brightness of each pit in each frame, its shape being known: pits x frames.
 
     The shape is the mean over the frames above its lowest pixel, fitted to each frame, every pixel
-    weighted as its photon noise asks. NaN at the border.
+    weighted by one over its grey value: about as its noise asks. NaN at the border.
     """
     half = KNOWN_PX // 2
     light = np.full((len(places_px), len(frames)), np.nan)

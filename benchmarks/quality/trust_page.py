@@ -1,4 +1,4 @@
-"""results/quality/*.json -> the tables of docs/trust.md, between its marks.
+"""results/quality/*.json, and the shipped models -> the tables of docs/trust.md, between its marks.
 
 python benchmarks/quality/trust_page.py
 """
@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fields import RESULTS
+from fields import RESULTS, VIEWS
 from page_tables import fill_page, table
+
+import crosscope as cs
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 Figures = Mapping[str, Any]
@@ -29,7 +31,8 @@ def main() -> None:
     found = {name: RESULTS / f"{name}.json" for name in makers}
     fill_page(
         PAGE,
-        {name: makers[name](_figures(path)) for name, path in found.items() if path.exists()},
+        {name: makers[name](_figures(path)) for name, path in found.items() if path.exists()}
+        | {"certificates": certificates()},
     )
 
 
@@ -81,15 +84,27 @@ def quantities(models: Figures) -> list[str]:
         rows.append(
             [
                 name,
-                claimed and f"{max(claimed['estimated']):.0f}",
                 claimed and f"{max(claimed['true']):.0f}",
                 each["t7"]["most"],
                 light and f"{min(light['slope']):.3f} to {max(light['slope']):.3f}",
                 light and f"{min(light['r2']):.4f}",
             ]
         )
-    head = ["", "claimed, nm", "true microscope, nm", "false objects, at most"]
+    head = ["", "true microscope, nm", "false objects, at most"]
     return table([*head, "slope of the light", "R2"], rows)
+
+
+def certificates() -> list[str]:
+    """Return what the models that come with the program claim of themselves."""
+    rows = []
+    for name in VIEWS:
+        certificate = cs.Model.load(name).certificate
+        claim, light = certificate["claim"], certificate["quantities"]
+        told = None if claim["resolution_nm"] is None else f"{claim['resolution_nm']:.0f}"
+        slope = f"{light['slope']:.3f}"
+        rows.append([name, told, claim["reason"], claim["most_false_objects"], slope])
+    head = ["", "claimed, nm", "why not", "false objects, at most", "slope of the light"]
+    return table(head, rows)
 
 
 def intervals(models: Figures) -> list[str]:
@@ -149,9 +164,10 @@ def seeds(models: Figures) -> list[str]:
         for what, shares in each["in_a"]["flagged"].items()
     ]
     nearest, height = "nearest other, widths (of all)", "height, thresholds (of all)"
+    head = ["", "objects, A and B", "in A only", "in B only"]
     what, alarms = "A's that the truth lacks", "A's in both and true"
     return [
-        *table(["", "objects", "in A only", "in B only", "true", nearest, height, what], alone),
+        *table([*head, "true", nearest, height, what], alone),
         "",
         *table(["flagged by", "in A only", "in B only", what, alarms], flagged),
     ]

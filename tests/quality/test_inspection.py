@@ -88,7 +88,7 @@ def test_members_that_were_not_certified_are_told(beads: cs.Model, seen: SEEN) -
     joined = with_members(beads, 0.0, 0.0)
     for certificate in (beads.certificate, {**joined.certificate, "members": [{}, {}]}):
         bare = replace(joined, certificate=certificate)
-        with pytest.raises(cs.ModelError, match="certificate is damaged: members"):
+        with pytest.raises(cs.ModelError, match=r"certificate.*members"):
             cs.check(bare, seen.image, seen.output, level="full")
     one = replace(joined, members=joined.members[:1])
     with pytest.raises(cs.ModelError, match="of 1 members it has 2"):

@@ -163,7 +163,7 @@ def report_of(n: int = 12, **changes: Any) -> dict[str, Any]:
                 "fields": n,
                 "verdicts": {"good": n - 1, "doubtful": 1, "refused": 0},
                 "domains": {"inside": n, "near": 0, "outside": 0},
-                "twin": True,
+                "sisters": 1,
                 "spots": {
                     "invented": {"n": 8, "above_3_sd": 0.75, "above_5_sd": 0.5},
                     "missed": {"n": 0, "above_3_sd": None, "above_5_sd": None}
@@ -514,7 +514,7 @@ def test_the_wheel_zooms_about_the_cursor(browser: Browser, page: Path) -> None:
     assert browser.js(SEEN)["zoom"] == pytest.approx(zooms[-1] * 1.2**0.5)
     # out again: the whole field, and then it is the page that scrolls
     scrolled = browser.js("scrollY")
-    for _ in range(4):
+    for _ in range(3):  # two and a half notches
         browser.wheel(x, y, 100)
     assert browser.js(SEEN)["zoom"] == pytest.approx(width / 160)
     assert (browser.js(SEEN)["y"], browser.js(SEEN)["x"]) == (80, 80)

@@ -66,7 +66,7 @@ _UNLESS_UNKNOWN = {
 }
 _SURE = 0.95  # one-sided, of an upper bound
 _COUNTS = 0.25  # of a typical spot's height: what counts as a spot, as in reports
-_FALSE = 0.10  # the same in a field without any
+_FALSE = 0.10  # of a point's height in the target: what counts in a field without any
 _SHOWN = 0.10  # of a point's height in the target: what a network makes of points, at least
 _SCENE = 1.75  # widths of the source around a scene that are its own
 
@@ -97,8 +97,8 @@ class Claim:
         Light of single points, and of the pairs of all separations, as it comes out beside that of
         the target, less 1.
     false_objects_per_field : float
-        Spots above a tenth of a typical one's height in an empty field of 512 x 512 px of the
-        target, mean of `empty_fields`.
+        Spots above a tenth of such a point's height in the target, in an empty field of 512 x 512
+        px of the target; mean of `empty_fields`.
     most_false_objects, empty_fields : int
     """
 
@@ -226,7 +226,7 @@ def measure_claim(
     counts = []
     for n in range(empty_fields):
         output = _sharpen(model, see(*nothing, FIELD_PX, rng), forward, engine)
-        counts.append(len(_find(output, target_px, _FALSE * typical).amplitude))
+        counts.append(len(_find(output, target_px, _FALSE * height).amplitude))
         watch((len(places) + n + 1) / whole)
 
     trial = [

@@ -207,7 +207,9 @@ def check(
 
 def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> Known:
     """Return a part of a model's certificate; raise ModelError where it is damaged, or too old."""
-    remedy = "Certify it anew on its pairs (cs.certify), or use --check none"
+    remedy = "Certify it anew on its pairs (cs.certify)"
+    if part not in model.certificate:
+        raise ModelError("the model", f"has no certificate of its {part}", remedy)
     try:
         return read(model.certificate[part])
     except OtherVersionError as error:
@@ -543,11 +545,17 @@ def conclude(admitted: Verdict, walks: Sequence[Walk]) -> Verdict:
             doubtful = True
             continue
         chi_square, beyond = read_certificate(walk.view.model, "agreement", _most_allowed)
-        if sums.chi_square > chi_square or sums.beyond_share > beyond:
+        if sums.beyond_share > beyond:
             doubtful = True
             reasons.append(
                 f"{walk.view.label}blurred again, {sums.beyond_share:.1%} of it contradict the "
                 f"input by more than {LIMIT:g} standard deviations: look at the trust map"
+            )
+        elif sums.chi_square > chi_square:
+            doubtful = True
+            reasons.append(
+                f"{walk.view.label}blurred again, it contradicts the input everywhere a little: by "
+                f"{sums.chi_square:.2g} times the variance of noise"
             )
         for name in ("chi_square", "rsp", "rse", "beyond_share"):
             found.setdefault(name, []).append(getattr(sums, name))

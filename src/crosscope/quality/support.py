@@ -21,8 +21,7 @@ from crosscope.quality.forward import Forward
 from crosscope.quality.inspection import read_certificate
 
 STEADY = 0.9
-"""Objects that all networks show are given nine tenths of their height or more by nearly every one;
-those that another training lacks are not."""
+"""Of their height: what objects have that all networks show, save some 5 in a hundred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +106,15 @@ def count_support(
         raise ModelError("the model", "has neither a twin nor members to compare with", remedy)
     fwhm_px = read_certificate(model, "forward", Forward.from_json).target_fwhm_px
     own = output.pixels.astype(np.float64)
+    if own.ndim != 2:
+        raise InputError(output.name, "has several planes", "Pass one of them, and its image")
     heights = []
     for network in model.sisters:
         alone = replace(model, generator=network, twin=None)  # nothing is blended
         made = predict(alone, image, plan=plan or PredictionPlan())
-        if own.ndim != 2 or made.pixels.shape != own.shape:
+        if made.pixels.shape != own.shape:
             reason = f"is {own.shape} px, of this image the model makes {made.pixels.shape}"
-            raise InputError(output.name, reason, "Pass one plane, predicted from that image")
+            raise InputError(output.name, reason, "Pass what was predicted from it")
         found = compare_spots(made.pixels.astype(np.float64), own, fwhm_px=fwhm_px)
         height = np.zeros(len(found.reference.amplitude))
         matched = found.partner >= 0
