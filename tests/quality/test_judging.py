@@ -64,6 +64,21 @@ def test_the_twins_doubt_is_added_where_it_is_larger(
     assert both.numbers == alone.numbers
 
 
+def test_rounding_is_no_disagreement(beads: cs.Model, pair: cs.RegisteredPair) -> None:
+    twice = replace(beads, twin=beads.generator)  # as a twin is that was kept a step before
+    nearly = {**beads.certificate["twin"], "floor": 1e-6, "share": 0.0}
+    model = replace(twice, certificate={**beads.certificate, "twin": nearly})
+    engines = cs.Engine(1, "bfloat16"), ENGINE
+    rounded, exact = (sharpen(model, pair.source.pixels[None], engine=e)[0] for e in engines)
+    assert not np.array_equal(rounded, exact)
+    alone = judge_pair(model, pair, rounded)
+    both = judge_pair(model, pair, rounded, sisters=[exact])
+    assert alone.trust is not None
+    assert both.trust is not None
+    assert (both.trust.pixels > 30).mean() <= (alone.trust.pixels > 30).mean() + 1e-3
+    assert (both.trust.pixels > 50).mean() == (alone.trust.pixels > 50).mean()
+
+
 def test_without_a_certificate_there_is_but_the_reason(
     beads: cs.Model, pair: cs.RegisteredPair, made: dict[str, np.ndarray]
 ) -> None:

@@ -26,6 +26,8 @@ from crosscope.data.numbers import GREY, read_number
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import WIDEST_PX, Forward
 
+ROUNDED_FLOOR, ROUNDED_SHARE = 3e-4, 2e-3
+"""Of bright structures, and of the light: twice what bfloat16 changes in an output."""
 _BRIGHT = 0.25  # of the brightest: where the share is measured
 
 

@@ -37,7 +37,7 @@ from crosscope.prediction.files import Models, Verdict
 from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.claim import Claim
-from crosscope.quality.disagreement import Usual
+from crosscope.quality.disagreement import ROUNDED_FLOOR, ROUNDED_SHARE, Usual
 from crosscope.quality.domain import (
     CROPS,
     Belonging,
@@ -479,11 +479,18 @@ def _open_sisters(view: View, engine: Engine) -> tuple[Sister, ...]:
 
 
 def read_usual(model: Model) -> list[Usual]:
-    """Return how far each of a model's sisters is from it as a rule; ModelError where damaged."""
+    """Return how far each of a model's sisters is from it as a rule; ModelError where damaged.
+
+    At least as far as two networks that are nearly the same get by rounding.
+    """
     usual = [read_certificate(model, "twin", Usual.from_json)] if model.twin else []
     if model.members:
         usual += read_certificate(model, "members", functools.partial(_usual_of, model))
-    return usual
+    floor = ROUNDED_FLOOR * model.target_scaling.scale
+    return [
+        replace(each, floor=max(each.floor, floor), share=max(each.share, ROUNDED_SHARE))
+        for each in usual
+    ]
 
 
 def _usual_of(model: Model, entries: Sequence[Any]) -> list[Usual]:
