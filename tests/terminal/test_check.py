@@ -24,6 +24,15 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def sharp(crosscope: Crosscope, fields: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the model makes of the beads."""
+    out: Path = tmp_path_factory.mktemp("sharp") / "sharp.tif"
+    outcome = crosscope("predict", MODEL, fields / "beads.tif", out, *QUICK, "--check", "none")
+    assert outcome.code == 0, outcome.err
+    return out
+
+
 def test_an_output_has_a_verdict_and_a_trust_map(
     crosscope: Crosscope, fields: Path, tmp_path: Path
 ) -> None:
@@ -86,30 +95,46 @@ def test_nothing_is_checked_where_that_is_asked(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sharp.tif", "sharp.tif.json"]
 
 
-def test_a_map_is_written_where_asked_and_nothing_is_replaced(
-    crosscope: Crosscope, fields: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("option", "name", "what"),
+    [("--map", "doubt.tif", "a trust map"), ("--objects", "objects.csv", "objects")],
+)
+def test_what_is_asked_for_is_written_and_nothing_is_replaced(
+    crosscope: Crosscope,
+    fields: Path,
+    sharp: Path,
+    tmp_path: Path,
+    option: str,
+    name: str,
+    what: str,
 ) -> None:
-    out, doubt = tmp_path / "sharp.tif", tmp_path / "doubt.tif"
-    beads = fields / "beads.tif"
-    assert crosscope("predict", MODEL, beads, out, *QUICK, "--check", "none").code == 0
-    assert crosscope("check", MODEL, beads, out, "--map", doubt).code == 0
-    again = crosscope("check", MODEL, beads, out, "--map", doubt)
+    beads, made = fields / "beads.tif", tmp_path / name
+    assert crosscope("check", MODEL, beads, sharp, option, made).code == 0
+    before = made.read_bytes()
+    again = crosscope("check", MODEL, beads, sharp, option, made)
     assert again.code == 2
     assert "exists already" in again.err
-    alone = crosscope("check", MODEL, beads, "--map", tmp_path / "b.tif")
+    alone = crosscope("check", MODEL, beads, option, tmp_path / f"b-{name}")
     assert alone.code == 2
-    assert "only an output has a trust map" in alone.err
-    taken = crosscope("predict", MODEL, beads, tmp_path / "doubt.tif", *QUICK)
+    assert f"only an output has {what}" in alone.err
+    output = crosscope("check", MODEL, beads, sharp, option, sharp, "--overwrite")
+    assert output.code == 2
+    assert "must stay" in output.err
+    assert made.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_prediction_replaces_no_map(crosscope: Crosscope, fields: Path, tmp_path: Path) -> None:
+    (tmp_path / "doubt.tif").touch()
+    taken = crosscope("predict", MODEL, fields / "beads.tif", tmp_path / "doubt.tif", *QUICK)
     assert taken.code == 2
 
 
 def test_objects_are_told_with_those_that_chance_decided(
-    crosscope: Crosscope, fields: Path, tmp_path: Path
+    crosscope: Crosscope, fields: Path, sharp: Path, tmp_path: Path
 ) -> None:
-    out, table = tmp_path / "sharp.tif", tmp_path / "objects.csv"
-    beads = fields / "beads.tif"
-    assert crosscope("predict", MODEL, beads, out, *QUICK, "--check", "none").code == 0
-    outcome = crosscope("check", MODEL, beads, out, "--objects", table, "--json")
+    beads, table = fields / "beads.tif", tmp_path / "objects.csv"
+    outcome = crosscope("check", MODEL, beads, sharp, "--objects", table, "--json")
     assert outcome.code == 0, outcome.err
     support = outcome.json["support"]
     assert support["networks"] == 2
@@ -118,8 +143,5 @@ def test_objects_are_told_with_those_that_chance_decided(
     assert head == "y_px,x_px,height,seen,least,unsteady"
     assert len(rows) == support["objects"]
     assert sum(row.endswith(",1") for row in rows) == support["unsteady"]
-    told = crosscope("check", MODEL, beads, out, "--objects", table, "--overwrite")
+    told = crosscope("check", MODEL, beads, sharp, "--objects", table, "--overwrite")
     assert f"{support['objects']} objects, {support['unsteady']} of them unsteady" in told.out
-    assert "exists already" in crosscope("check", MODEL, beads, out, "--objects", table).err
-    alone = crosscope("check", MODEL, beads, "--objects", tmp_path / "b.csv")
-    assert "only an output has objects" in alone.err
