@@ -32,14 +32,14 @@ from crosscope.metrics.squirrel import measure_squirrel
 from crosscope.metrics.typical import places_of
 from crosscope.model.engine import Engine
 from crosscope.prediction.tiling import sharpen
-from crosscope.quality.disagreement import Usual
 from crosscope.quality.forward import Forward
+from crosscope.quality.inspection import read_usual
 from crosscope.quality.reblur import LIMIT, make_reblurrer
 
 FRESH = "beads, trained here"
 MODELS = {
     "confocal-sted-beads": ("confocal-sted-beads", 24),
-    "tirf-sim-pits": ("tirf-sim-pits", 72),
+    "tirf-sim-pits": ("tirf-sim-pits", 108),
     FRESH: ("confocal-sted-beads", 24),
 }
 """The view of each, and how many fields of each seed are looked at for pairs, which are rare."""
@@ -135,8 +135,7 @@ def methods(
             : output.shape[0], : output.shape[1]
         ]
     if twin is not None:
-        usual = Usual.from_json(model.certificate["twin"])
-        other = np.abs(usual.disagreement(output, twin))
+        other = np.abs(read_usual(model)[0].disagreement(output, twin))
         found["combined"] = np.maximum(found["re-blur"], other)
     sigma_px = np.sqrt(forward.source_fwhm_px**2 - forward.target_fwhm_px**2) / FWHM_PER_SIGMA
     squirrel = measure_squirrel(output, source, sigma_px=float(sigma_px))

@@ -26,6 +26,16 @@ class Nothing(torch.nn.Module):
         return x * self.weight
 
 
+def with_spots(output: cs.Image, *places: tuple[int, int]) -> cs.Image:
+    """Put in spots as bright as the brightest, about as wide as the target's."""
+    pixels, height = output.pixels, output.pixels.max()
+    y, x = np.indices(pixels.shape)
+    for v, u in places:
+        spot = height * np.exp(-((y - v) ** 2 + (x - u) ** 2) / 2 / 1.6**2)
+        pixels = np.maximum(pixels, spot.astype(np.float32))
+    return output.with_pixels(pixels)
+
+
 def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
     beads: cs.Model, seen: SEEN
 ) -> None:
@@ -38,9 +48,7 @@ def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
     assert np.array_equal(
         cs.count_support(beads, seen.image, seen.output, plan=blended).seen, plain.seen
     )
-    y, x = np.indices(seen.output.pixels.shape)
-    light = seen.output.pixels.max() * np.exp(-((y - 200) ** 2 + (x - 90) ** 2) / 2 / 1.6**2)
-    changed = seen.output.with_pixels(np.maximum(seen.output.pixels, light.astype(np.float32)))
+    changed = with_spots(seen.output, (200, 90))
     found = cs.count_support(beads, seen.image, changed, plan=PLAN)
     near = np.linalg.norm(found.yx_px - (200, 90), axis=1) < 1
     assert found.seen[near].tolist() == [1]
@@ -48,6 +56,25 @@ def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
     assert found.unsteady[near].all()
     assert found.unsteady[found.seen == 1].all()
     assert plain.unsteady.mean() < 0.1
+
+
+def test_close_are_those_that_the_model_is_not_known_to_tell_apart(
+    beads: cs.Model, seen: SEEN
+) -> None:
+    plain = cs.count_support(beads, seen.image, seen.output, plan=PLAN)
+    claimed_px = beads.certificate["claim"]["resolution_nm"] / beads.target_pixel_size_nm[0]
+    assert not plain.close.any()
+    assert plain.nearest_px.min() > claimed_px
+    changed = with_spots(seen.output, (200, 90), (202, 93))
+    found = cs.count_support(beads, seen.image, changed, plan=PLAN)
+    assert found.json["close"] == 2
+    assert found.nearest_px[found.close] == pytest.approx(4, abs=0.22)
+    assert np.linalg.norm(found.yx_px[found.close] - (201, 91.5), axis=1).max() < 2.5
+    forward = {"forward": beads.certificate["forward"]}
+    silent = replace(beads, certificate=forward)
+    assert not cs.count_support(silent, seen.image, changed, plan=PLAN).close.any()
+    empty = seen.output.with_pixels(np.zeros_like(seen.output.pixels))
+    assert len(cs.count_support(beads, seen.image, empty, plan=PLAN).close) == 0
 
 
 def test_a_network_that_shows_nothing_supports_nothing(beads: cs.Model, seen: SEEN) -> None:

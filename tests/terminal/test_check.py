@@ -140,8 +140,9 @@ def test_objects_are_told_with_those_that_chance_decided(
     assert support["networks"] == 2
     assert support["objects"] > 10 > support["unsteady"]
     head, *rows = table.read_text().splitlines()
-    assert head == "y_px,x_px,height,seen,least,unsteady"
+    assert head == "y_px,x_px,height,nearest_px,seen,least,unsteady,close"
     assert len(rows) == support["objects"]
-    assert sum(row.endswith(",1") for row in rows) == support["unsteady"]
+    unsteady, close = np.loadtxt(rows, delimiter=",")[:, -2:].sum(axis=0)
+    assert (unsteady, close) == (support["unsteady"], support["close"])
     told = crosscope("check", MODEL, beads, sharp, "--objects", table, "--overwrite")
     assert f"{support['objects']} objects, {support['unsteady']} of them unsteady" in told.out

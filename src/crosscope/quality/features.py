@@ -63,7 +63,8 @@ def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
     dark, middle, top = percentiles[:, 1], percentiles[:, 2], percentiles[:, 5]
     noise = _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
     centred = flat - flat.mean(axis=1, keepdims=True)
-    spread = centred.std(axis=1) + _SMALL
+    squared = np.square(centred)
+    spread = np.sqrt(squared.mean(axis=1)) + _SMALL
     bands, fineness = _bands(blocks)
     rise = (top - dark)[:, None, None] + _SMALL
     bright = smooth - dark[:, None, None] > 0.3 * rise
@@ -72,8 +73,8 @@ def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
         *bands.T,
         *np.arcsinh(percentiles / 0.05).T,
         np.log(spread),
-        (centred**3).mean(axis=1) / spread**3,
-        np.log((centred**4).mean(axis=1) / spread**4 + _SMALL),
+        (squared * centred).mean(axis=1) / spread**3,
+        np.log(np.square(squared).mean(axis=1) / spread**4 + _SMALL),
         fineness,
         np.log(bright.mean(axis=(1, 2)) + _SMALL),
         np.log((highest & bright).mean(axis=(1, 2)) + _SMALL),

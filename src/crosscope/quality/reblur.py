@@ -11,6 +11,7 @@ Both images are compared in blocks, so wide as the source's resolution allows. E
 images of any size are compared part by part, each read with `Reblurrer.halo_px` around it.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,15 +86,22 @@ class Reblurrer:
             Target grey values. Both begin at a multiple of `block_px`.
         """
         forward = self.forward
-        seen, made = (in_blocks(image, forward.block_px) for image in (source, output))
-        expected = forward.apply(made, block_px=forward.block_px)
-        expected += np.float32(self.shift)
+        seen, expected = self.blur(source, output)
         sigma = forward.source_fwhm_px / FWHM_PER_SIGMA / forward.block_px
         smooth = ndimage.gaussian_filter(seen - expected, sigma, truncate=3.0)
         variance = self.noise.variance(expected) / np.float32(4 * np.pi * sigma**2)
         light = forward.mismatch * (expected - np.float32(forward.background + self.shift))
         z = smooth / np.sqrt(variance + np.square(light))
         return Comparison(z.astype(np.float32), seen, expected)
+
+    def blur(
+        self, source: Num[np.ndarray, "y x"], output: Float[np.ndarray, "y x"]
+    ) -> tuple[Float[np.ndarray, "v u"], Float[np.ndarray, "v u"]]:
+        """Return what was seen and what the output means, of images as `compare` takes them."""
+        seen, made = (in_blocks(image, self.forward.block_px) for image in (source, output))
+        expected = self.forward.apply(made, block_px=self.forward.block_px)
+        expected += np.float32(self.shift)
+        return seen, expected
 
 
 @dataclass(frozen=True)
@@ -183,13 +191,11 @@ def make_reblurrer(
     """
     block_px, zoom = forward.block_px, forward.zoom
     plain = Reblurrer(forward, forward.noise.times((zoom / block_px) ** 2), 0.0)
-    parts = [plain.compare(*both) for both in zip(sources, outputs, strict=True)]
-    residual = np.concatenate([(part.source - part.expected).ravel() for part in parts])
-    level = np.concatenate([part.expected.ravel() for part in parts])
+    parts = [plain.blur(*both) for both in zip(sources, outputs, strict=True)]
+    residual = np.concatenate([(seen - expected).ravel() for seen, expected in parts])
+    level = np.concatenate([expected.ravel() for _, expected in parts])
     shift = float(np.median(residual[level <= np.median(level)]))
-    found = [
-        measure_noise(part.source - part.expected - shift, part.expected + shift) for part in parts
-    ]
+    found = [measure_noise(seen - expected - shift, expected + shift) for seen, expected in parts]
     known = [each for each in found if each is not None]
     if not known:
         return replace(plain, shift=shift)
@@ -237,6 +243,7 @@ def learn_forward(
     return replace(forward, noise=per_pixel, background=background, mismatch=mismatch)
 
 
+@functools.cache
 def fine_share(zoom: float, block_px: int, *, registered: bool) -> float:
     """Return what `measure_noise` sees of white noise of variance 1 per source pixel, in blocks.
 

@@ -1,15 +1,18 @@
-"""Model + image + output -> by how many networks each object of the output is shown, how high.
+"""Model + image + output -> which of the output's objects another training might not show.
 
 Where two objects lie so close that the source leaves it open whether they are two, networks that
 learnt the same decide it differently, by little light: the trust map, as wide as the target's
-finest structure, sees the same light in both. The objects' heights tell it.
+finest structure, sees the same light in both. The objects' heights tell it, or that they lie closer
+than the model is known to tell points apart.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.spatial import KDTree
 
 from crosscope.data.errors import InputError, ModelError
 from crosscope.data.files import write_table
@@ -17,6 +20,7 @@ from crosscope.data.images import Image
 from crosscope.metrics.spots import compare_spots
 from crosscope.model.model import Model
 from crosscope.prediction.images import PredictionPlan, predict
+from crosscope.quality.claim import Claim
 from crosscope.quality.forward import Forward
 from crosscope.quality.inspection import read_certificate
 
@@ -39,15 +43,21 @@ class Support:
     least : (n,)
         The least height that one of these networks gives it, as a share of its own: 1 where none
         gives it less, 0 where one does not show it.
+    nearest_px : (n,)
+        Distance to the nearest other object; infinite where there is none.
     networks : int
         How many there are: with its twin and members.
+    claimed_px : float
+        From where on the model is known to tell points apart (`Claim`); 0 where nothing is claimed.
     """
 
     yx_px: Float[np.ndarray, "n 2"]
     height: Float[np.ndarray, "n"]
     seen: Int[np.ndarray, "n"]
     least: Float[np.ndarray, "n"]
+    nearest_px: Float[np.ndarray, "n"]
     networks: int
+    claimed_px: float
 
     @property
     def unsteady(self) -> Bool[np.ndarray, "n"]:
@@ -55,17 +65,27 @@ class Support:
         return self.least < STEADY
 
     @property
+    def close(self) -> Bool[np.ndarray, "n"]:
+        """Which objects have another closer than the model is known to tell points apart."""
+        return self.nearest_px < self.claimed_px
+
+    @property
     def json(self) -> dict[str, int]:
         """How many objects there are."""
-        unsteady = int(self.unsteady.sum())
-        return {"objects": len(self.seen), "unsteady": unsteady, "networks": self.networks}
+        return {
+            "objects": len(self.seen),
+            "unsteady": int(self.unsteady.sum()),
+            "close": int(self.close.sum()),
+            "networks": self.networks,
+        }
 
     def write_csv(self, path: Path, *, overwrite: bool = False) -> None:
         """Write an object a row."""
         y_px, x_px = self.yx_px.T
-        places = {"y_px": y_px, "x_px": x_px, "height": self.height}
-        shown = {"seen": self.seen, "least": self.least, "unsteady": self.unsteady * 1}
-        write_table(path, places | shown, overwrite=overwrite)
+        places = {"y_px": y_px, "x_px": x_px, "height": self.height, "nearest_px": self.nearest_px}
+        shown = {"seen": self.seen, "least": self.least}
+        flags = {"unsteady": self.unsteady * 1, "close": self.close * 1}
+        write_table(path, places | shown | flags, overwrite=overwrite)
 
 
 def count_support(
@@ -105,6 +125,9 @@ def count_support(
         remedy = "Train it with --members 3"
         raise ModelError("the model", "has neither a twin nor members to compare with", remedy)
     fwhm_px = read_certificate(model, "forward", Forward.from_json).target_fwhm_px
+    claimed_nm = None
+    if "claim" in model.certificate:
+        claimed_nm = read_certificate(model, "claim", Claim.from_json).resolution_nm
     own = output.pixels.astype(np.float64)
     if own.ndim != 2:
         raise InputError(output.name, "has several planes", "Pass one of them, and its image")
@@ -121,10 +144,20 @@ def count_support(
         height[found.partner[matched]] = found.found.amplitude[matched]
         heights.append(height / found.reference.amplitude)
     objects = found.reference.amplitude > found.threshold
+    yx_px = found.reference.yx_px[objects]
     return Support(
-        yx_px=found.reference.yx_px[objects],
+        yx_px=yx_px,
         height=found.reference.amplitude[objects],
         seen=1 + (np.array(heights) > 0).sum(axis=0)[objects],
         least=np.minimum(1.0, np.min(heights, axis=0))[objects],
+        nearest_px=nearest_other(yx_px),
         networks=1 + len(model.sisters),
+        claimed_px=(claimed_nm or 0.0) / math.sqrt(math.prod(model.target_pixel_size_nm)),
     )
+
+
+def nearest_other(yx_px: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
+    """Return how far the nearest other place is from each; infinite where there is none."""
+    if len(yx_px) == 0:
+        return np.zeros(0)
+    return KDTree(yx_px).query(yx_px, k=[2])[0][:, 0]

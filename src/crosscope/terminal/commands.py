@@ -621,9 +621,9 @@ def check(
         )
         if support:
             typer.echo(
-                "{objects} objects, {unsteady} of them unsteady between {networks} networks".format(
-                    **support.json
-                )
+                "{objects} objects, {unsteady} of them unsteady between {networks} networks, "
+                "{close} closer to another than the model is known to tell "
+                "apart".format(**support.json)
             )
     return cs.DomainError.exit_code if found.verdict == "refused" else 0
 
