@@ -170,6 +170,7 @@ def nuclei(figures: Figures) -> list[str]:
         "bead model on nuclei",
         "from nothing",
         "transferred",
+        "from nothing, long",
         "transferred, long",
         "mixed, on nuclei",
     ):
