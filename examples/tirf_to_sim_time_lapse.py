@@ -2,11 +2,11 @@
 
     python examples/tirf_to_sim_time_lapse.py [OUT] [--small] [--seed N]
 
-One model for pits, one for filaments. Pits near each other are told apart, on fields enough for
-a share of those at 120 nm. Then a time-lapse of pits that grow, stay and vanish is predicted frame
-by frame: the light of each lone pit must keep its trace. How much it flickers from frame to frame
-stands beside the truth, the target as it was taken, noise included, and what the photons of the
-source let anyone know.
+One model for pits, one for filaments, both shown some dim fields, too. Pits near each other are
+told apart, on fields enough for a share of those at 120 nm. Then a time-lapse of pits that grow,
+stay and vanish is predicted frame by frame: the light of each lone pit must keep its trace. How
+much it flickers from frame to frame stands beside the truth, the target as it was taken, noise
+included, and what the photons of the source let anyone know.
 """
 
 from collections.abc import Iterator

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import torch
 from fields import VIEWS
-from recipes import Size, take
+from recipes import Size, take, take_training
 
 import crosscope as cs
 from crosscope.model.catalogue import SHIPPED
 
-TRAINING_SEED, KEPT_ASIDE_SEED = 2000, 5000
+SEED, KEPT_ASIDE_SEED = 1000, 5000
 KEPT_ASIDE, KEPT_ASIDE_PX = 40, 256
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Certify all that are named, else all."""
     for name in sys.argv[1:] or VIEWS:
         view, size = VIEWS[name], Size()
-        pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=TRAINING_SEED)
+        pairs = take_training(view, size, SEED)
         kept_aside, _ = take(view, pairs=KEPT_ASIDE, size_px=KEPT_ASIDE_PX, seed=KEPT_ASIDE_SEED)
         model = cs.Model.load(name)
         heads = cs.train_heads(model, pairs)
