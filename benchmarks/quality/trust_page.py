@@ -38,7 +38,7 @@ def main() -> None:
 
 def _figures(path: Path) -> Figures:
     found: Figures = json.loads(path.read_text())
-    return found["sides"] if "sides" in found else found["models"]
+    return found["processors"] if "processors" in found else found["models"]
 
 
 def gate(models: Figures) -> list[str]:
@@ -181,19 +181,28 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else f"{share:.1%}"
 
 
-def cost(sides: Figures) -> list[str]:
+def cost(processors: Figures) -> list[str]:
     """Return what the fast check takes beside the prediction."""
     rows = [
         [
+            processor,
             side,
             f"{each['predict_cpu_s']:.2f}",
             f"{each['check_cpu_s']:.2f}",
             f"{each['share_cpu']:.0%}",
             f"{each['share_wall']:.0%}",
         ]
-        for side, each in sides.items()
+        for processor, measured in processors.items()
+        for side, each in measured["sides"].items()
     ]
-    head = ["image", "prediction, processor s", "check", "share", "share of the seconds"]
+    head = [
+        "processor",
+        "image",
+        "prediction, processor s",
+        "check",
+        "share",
+        "share of the seconds",
+    ]
     return table(head, rows)
 
 
