@@ -170,7 +170,6 @@ def nuclei(figures: Figures) -> list[str]:
         "bead model on nuclei",
         "from nothing",
         "transferred",
-        "from nothing, long",
         "transferred, long",
         "mixed, on nuclei",
     ):

@@ -3,9 +3,9 @@
     python examples/nuclei_by_transfer.py [OUT] [--small] [--seed N]
 
 The bead model that comes with the program is judged on nuclei; then nuclei pairs train it further
-(`train --init`), beside a model from nothing, both by a twentieth of a whole training's budget, and
-both by all of it; the one that went on by all of it comes with the program. By as much a model of
-beads and nuclei mixed is trained. A learning curve tells how many pairs are worth taking.
+(`train --init`), beside a model from nothing, both by a twentieth of a whole training's budget. By
+all of it a model of beads and nuclei mixed is trained, and, from the bead model, the one for nuclei
+that comes with the program. A learning curve tells how many pairs are worth taking.
 """
 
 from pathlib import Path
@@ -28,7 +28,6 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     transferred = learn(NUCLEI, size, seed, out / "run-short", init=beads, **short)
     from_nothing = learn(NUCLEI, size, seed, out / "run-from-nothing", **short)
     kept = learn(NUCLEI, size, seed, out / "run-kept", init=beads)
-    long_from_nothing = learn(NUCLEI, size, seed, out / "run-long-from-nothing")
 
     nuclei, _ = take(NUCLEI, pairs=size.training, size_px=size.size_px, seed=2 * seed)
     half = size.training // 2
@@ -47,7 +46,6 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
         "transferred": figures_of(transferred),
         "from nothing": figures_of(from_nothing),
         "transferred, long": figures_of(kept),
-        "from nothing, long": figures_of(long_from_nothing),
         "mixed, on nuclei": figures_of(judge(mixed, NUCLEI, size, seed)),
         "mixed, on beads": figures_of(judge(mixed, BEADS, size, seed)),
         "learning curve": curve,

@@ -21,7 +21,7 @@ from crosscope.report.figures import find_sample
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
 CARD_METHODS = ("input", "lucy_richardson", "output", "target")
-DIM, DIM_PHOTONS = 4, 300 / 4  # TIRF: one field for so many others, by a quarter of its photons
+DIM, DIM_PHOTONS = 4, 300 / 4  # one field for so many others, by a quarter of their photons
 DIM_SEED = 1000  # from the others' seed
 LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 
@@ -33,7 +33,7 @@ class Size:
     training: int = 16  # pairs
     test: int = 8
     size_px: int = 512
-    steps: int = 6000  # about 20 core-minutes
+    steps: int = 6000  # 6 to 16 core-minutes
     threads: int | None = None  # by measurement
     claims: bool = True  # in the certificate: what resolution, how linear
 
@@ -48,6 +48,11 @@ class View:
     system: str
     sample: str
     channel: str | None = None
+
+    @property
+    def fades(self) -> bool:
+        """Whether it is followed as it fades, so that a model must be right on dim fields, too."""
+        return self.sample == "pits"
 
     @property
     def modalities(self) -> tuple[str, str]:
@@ -97,14 +102,14 @@ def take(
 def take_training(view: View, size: Size, seed: int) -> list[cs.RegisteredPair]:
     """Return what a recipe's model learns from.
 
-    Pits fade and grow: a model that has not seen dim ones makes them dimmer still. So TIRF's fields
-    have some beside them with a quarter of the light, in source and target.
+    A model that has not seen dim pits makes them dimmer still: beside pits there are fields with a
+    quarter of the light, in source and target.
     """
     pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=2 * seed)
-    if view.system == "tirf-sim":
+    if view.fades:
         light = {"photons": DIM_PHOTONS, "target_photons": DIM_PHOTONS}
-        count, seed = max(1, size.training // DIM), 2 * seed + DIM_SEED
-        pairs += take(view, pairs=count, size_px=size.size_px, seed=seed, **light)[0]
+        count, dim = max(1, size.training // DIM), 2 * seed + DIM_SEED
+        pairs += take(view, pairs=count, size_px=size.size_px, seed=dim, **light)[0]
     return pairs
 
 
@@ -176,7 +181,7 @@ def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size)
     """Return the model with its card: what it was trained on, its figures and its limits."""
     source, target = view.modalities
     dim = ""
-    if view.system == "tirf-sim":
+    if view.fades:
         dim = f", and a quarter as many of seed {2 * seed + DIM_SEED} with a quarter of the light"
     return replace(
         learnt.model,

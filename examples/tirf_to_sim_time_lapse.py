@@ -2,10 +2,10 @@
 
     python examples/tirf_to_sim_time_lapse.py [OUT] [--small] [--seed N]
 
-One model for pits, one for filaments, both shown some dim fields, too. Pits near each other are
-told apart, on fields enough for a share of those at 120 nm. Then a time-lapse of pits that grow,
-stay and vanish is predicted frame by frame: the light of each lone pit must keep its trace. How
-much it flickers from frame to frame stands beside the truth, the target as it was taken, noise
+One model for pits, which is shown some dim fields, too, and one for filaments. Pits near each other
+are told apart, on fields enough for a share of those at 120 nm. Then a time-lapse of pits that
+grow, stay and vanish is predicted frame by frame: the light of each lone pit must keep its trace.
+How much it flickers from frame to frame stands beside the truth, the target as it was taken, noise
 included, and what the photons of the source let anyone know.
 """
 
@@ -30,7 +30,7 @@ from crosscope.optics.samples import Emitters, pits
 PITS, FILAMENTS = View("tirf-sim", "pits"), View("tirf-sim", "filaments")
 CLOSE_NM, CLOSE_HALF_NM = 120.0, 10.0  # 110 to 130 nm
 PIT_NM = 150.0  # from the middle of two maxima: who else they may be of
-CLOSE_FIELDS = 16  # times as many as for the other figures: few pits are so near to each other
+CLOSE_FIELDS = 48  # times as many as for the other figures: few pits are so near to each other
 PLAN = cs.PredictionPlan(threads=1, precision="float32")  # many small fields: none to measure on
 SIM = sim_otf()
 RINGS, SPOKES = 12, 24  # points that a pit's mean shape is drawn by
@@ -45,7 +45,8 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Train both models, judge them, and follow pits."""
     figures = {}
     for view in (PITS, FILAMENTS):
-        learnt = learn(view, size, seed, out / f"run-{view.sample}")
+        steps = (2 if view == PITS else 1) * size.steps  # close pits are rare
+        learnt = learn(view, size, seed, out / f"run-{view.sample}", steps=steps)
         learnt.report.save(out / f"report-{view.sample}", overwrite=True)
         made = with_card(learnt, view, recipe=Path(__file__).name, seed=seed, size=size)
         made.save(out / f"tirf-sim-{view.sample}.zip", overwrite=True, half=True)

@@ -17,7 +17,7 @@ _hook.__enter__()
 
 @pytest.fixture(scope="session", autouse=True)
 def _engines_are_timed_once() -> Iterator[None]:
-    """Which engine is the fastest is nothing that a test judges, but a part of what it takes."""
+    """Engines are timed in one round: no test judges which is the fastest, and rounds take time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crosscope.model.engine.ROUNDS", 1)
         yield

@@ -33,3 +33,14 @@ def test_a_recipe_ends_in_figures_and_a_model_with_its_card(
     assert made.card["recipe"] == f"{recipe}.py"
     assert "psnr_db" in made.card["figures"]
     assert list(tmp_path.glob("report*/report.html"))
+
+
+def test_pits_are_shown_dim_fields_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    recipes = importlib.import_module("recipes")
+    size = recipes.Size(training=4, size_px=128)
+    pits = recipes.take_training(recipes.View("tirf-sim", "pits"), size, 1000)
+    *usual, dim = [pair.source.pixels.max() for pair in pits]
+    assert [len(usual), pits[-1].name] == [4, "pits-3000-0000"]
+    assert dim < 0.5 * min(usual)
+    assert len(recipes.take_training(recipes.View("tirf-sim", "filaments"), size, 1000)) == 4

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import torch
 from fields import VIEWS
-from recipes import Size, take, take_training
+from recipes import Size, take_training
 
 import crosscope as cs
 from crosscope.model.catalogue import SHIPPED
 
-SEED, KEPT_ASIDE_SEED = 1000, 5000
-KEPT_ASIDE, KEPT_ASIDE_PX = 40, 256
+SEED, KEPT_ASIDE_SEED = 1000, 2500
+KEPT_ASIDE = Size(training=40, size_px=256)
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     for name in sys.argv[1:] or VIEWS:
         view, size = VIEWS[name], Size()
         pairs = take_training(view, size, SEED)
-        kept_aside, _ = take(view, pairs=KEPT_ASIDE, size_px=KEPT_ASIDE_PX, seed=KEPT_ASIDE_SEED)
+        kept_aside = take_training(view, KEPT_ASIDE, KEPT_ASIDE_SEED)
         model = cs.Model.load(name)
         heads = cs.train_heads(model, pairs)
         heads.half().float()  # as they are stored

@@ -9,15 +9,13 @@ the bead model in 99 %, AUROC 0.99; the others 0.95; held-out fields refused in 
 """
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-from fields import PHOTONS, RESULTS, SEEDS, VIEWS, auroc, simulate
-from machine import describe_machine
+from fields import PHOTONS, RESULTS, SEEDS, VIEWS, auroc, keep, simulate
 from recipes import View
 from scipy import ndimage
 
@@ -40,9 +38,6 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--beads", type=int, default=100, help="fields of the bead model's")
     asked = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "domain.json"
-    found = json.loads(path.read_text())["models"] if path.exists() else {}
     for name in asked.names:
         view = VIEWS[name]
         model = cs.Model.load(name)
@@ -63,14 +58,12 @@ def main() -> None:
         held_out = distances["held out"]["distances"]
         for each in distances.values():
             each["auroc"] = auroc(held_out, each["distances"])
-        found[name] = distances
         print(
             name,
             {k: (v["refused"], round(v["auroc"], 3)) for k, v in distances.items()},
             flush=True,
         )
-        result = {"machine": describe_machine(), "size_px": SIZE_PX, "models": found}
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        keep(RESULTS / "domain.json", name, distances, size_px=SIZE_PX)
 
 
 def kinds(view: View) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the benchmarks of quality control share: models that come with the program, and fields."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from crosscope.optics.systems import SimulatedPair
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
+from machine import describe_machine
 from recipes import View
 
 VIEWS = {
@@ -44,6 +46,16 @@ def simulate(
     """Simulate raw fields of a view, or of it with changes."""
     asked = {"sample": view.sample, "channel": view.channel} | changes
     return cs.simulate(view.system, pairs=fields, size_px=size_px, seed=seed, **asked)  # type: ignore[arg-type]
+
+
+def keep(path: Path, name: str, figures: object, **beside: object) -> None:
+    """Write a model's figures and the machine they are of; those of other models stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {"machines": {}, "models": {}}
+    known |= beside
+    known["machines"][name] = describe_machine()
+    known["models"][name] = figures
+    path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
 
 
 def auroc(without: list[float], with_: list[float]) -> float:

@@ -1,10 +1,10 @@
 """Objects added to, taken from and changed in real outputs -> results/quality/injections.json.
 
-    python benchmarks/quality/injections.py [--seeds 3] [--fields 8]
+    python benchmarks/quality/injections.py [NAME ...] [--seeds 3] [--fields 8]
 
-T1 and T2. In outputs of two models that come with the program, and of one trained here for some
-minutes, isolated objects are changed: one is
-added beside them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
+T1 and T2; models that are not named keep their figures. In outputs of two models that come with the
+program, and of one trained here for some minutes, isolated objects are changed: one is added beside
+them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
 made 1.5 times as bright, split in two half of that width apart; and close pairs, 0.3 to 0.7 of it
 apart, are merged into one. What is moved, split or merged keeps its light. Score: the largest value
 of the trust map near the place, before it is rounded; places that a change near them may reach
@@ -14,13 +14,11 @@ output blurred by the same width. Sham: nothing is changed, some places against 
 """
 
 import argparse
-import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from fields import RESULTS, SEEDS, VIEWS, auroc, simulate
-from machine import describe_machine
+from fields import RESULTS, SEEDS, VIEWS, auroc, keep, simulate
 from recipes import take
 from scipy import ndimage
 
@@ -39,7 +37,7 @@ from crosscope.quality.reblur import LIMIT, make_reblurrer
 FRESH = "beads, trained here"
 MODELS = {
     "confocal-sted-beads": ("confocal-sted-beads", 24),
-    "tirf-sim-pits": ("tirf-sim-pits", 108),
+    "tirf-sim-pits": ("tirf-sim-pits", 120),
     FRESH: ("confocal-sted-beads", 24),
 }
 """The view of each, and how many fields of each seed are looked at for pairs, which are rare."""
@@ -56,12 +54,12 @@ Grey = np.ndarray[Any, Any]
 def main() -> None:
     """Inject, score, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(MODELS))
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--fields", type=int, default=8)
     asked = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for name, (view, pair_fields) in MODELS.items():
+    for name in asked.names:
+        view, pair_fields = MODELS[name]
         model = train_fresh() if name == FRESH else cs.Model.load(name)
         scores: dict[str, dict[str, dict[str, list[float]]]] = {}
         for seed in SEEDS[: asked.seeds]:
@@ -71,11 +69,10 @@ def main() -> None:
                 rng = np.random.default_rng([seed, n])
                 chosen = KINDS if n < asked.fields else ("merged",)
                 score_field(model, pair.source, scores, rng, chosen)
-        found[name] = {method: summarise(kinds) for method, kinds in scores.items()}
-        for method, kinds in found[name].items():
+        found = {method: summarise(kinds) for method, kinds in scores.items()}
+        for method, kinds in found.items():
             print(name, method, {kind: each["auroc"] for kind, each in kinds.items()}, flush=True)
-        result = {"machine": describe_machine(), "limit": LIMIT, "models": found}
-        (RESULTS / "injections.json").write_text(json.dumps(result, indent=1) + "\n")
+        keep(RESULTS / "injections.json", name, found, limit=LIMIT)
 
 
 def train_fresh() -> cs.Model:

@@ -1,10 +1,12 @@
 """Claimed resolution, linearity (T6) and empty fields (T7) of the models that we ship.
 
-Bead and pit model, 3 seeds. The microscope is estimated from the model's training pairs; beside it
-stands the true one of the simulation, with its own objects (beads, pits of 80 to 160 nm) and with
-points, and the separation that pairs of held-out fields need (systems.json: three of four come out
-as two). For T6 the fields are simulated anew at each exposure and judged by the truth's light; for
-T7 the camera sees nothing but its background.
+    python benchmarks/quality/quantities.py [NAME ...]
+
+Models that are not named keep their figures. Bead and pit model, 3 seeds. The microscope is
+estimated from the model's training pairs; beside it stands the true one of the simulation, with its
+own objects (beads, pits of 80 to 160 nm) and with points, and the separation that pairs of held-out
+fields need (systems.json: three of four come out as two). For T6 the fields are simulated anew at
+each exposure and judged by the truth's light; for T7 the camera sees nothing but its background.
 """
 
 import argparse
@@ -16,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fields import RESULTS, SEEDS, VIEWS
+from fields import RESULTS, SEEDS, VIEWS, keep
 from jaxtyping import Float
-from machine import describe_machine
-from recipes import View, take
+from recipes import Size, View, take_training
 from scipy import stats
 
 import crosscope as cs
@@ -36,7 +37,7 @@ from crosscope.quality.points import See, cell_centres, light_of
 from crosscope.quality.quantities import EXPOSURES, OFFSETS, measure_quantities
 from crosscope.quality.reblur import learn_forward
 
-TRAINED_ON, DEFAULT = 2000, RESULTS / "quantities.json"
+SEED, DEFAULT = 1000, RESULTS / "quantities.json"
 FIELD_PX, EMPTY, FALSE = 512, 100, 0.10
 BARS = {
     "t6_r2": 0.99,
@@ -70,42 +71,32 @@ OTHERS = {
 def main() -> None:
     """Measure everything and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=[*POINTS, *OTHERS])
     parser.add_argument("--out", type=Path, default=DEFAULT)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--pairs", type=int, default=16, help="of training, to estimate from")
     parser.add_argument("--empty", type=int, default=EMPTY)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {
-        "machine": describe_machine(),
-        "seeds": list(asked.seeds),
-        "bars": BARS,
-        "models": {},
-    }
-
-    def keep(name: str, found: dict[str, Any]) -> None:
-        figures["models"][name] = found
-        asked.out.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    for name in asked.names:
+        found = measure_points(name, asked) if name in POINTS else measure_other(name, asked)
+        keep(asked.out, name, found, seeds=list(asked.seeds), bars=BARS)
         print(name, json.dumps({k: v for k, v in found.items() if k != "seeds"}), flush=True)
 
-    for name, (view, microscope, place) in POINTS.items():
-        keep(name, measure_points(name, view, microscope, place, asked))
-    for name, microscope in OTHERS.items():
-        model = cs.Model.load(name)
-        # no points, no typical one: a tenth of the target's scale counts
-        least = FALSE * model.target_scaling.scale
-        keep(
-            name, {"t7": count_in_empty(model, microscope, least, 3.0, asked.empty, seed=SEEDS[0])}
-        )
 
-
-def measure_points(
-    name: str, view: View, microscope: Microscope, place: str, asked: argparse.Namespace
-) -> dict[str, Any]:
-    """Measure a model that makes points of points."""
+def measure_other(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Measure a model that was made for no points: what it shows where nothing is."""
     model = cs.Model.load(name)
-    pairs, _ = take(view, pairs=asked.pairs, size_px=FIELD_PX, seed=TRAINED_ON)
+    # no points, no typical one: a tenth of the target's scale counts
+    least = FALSE * model.target_scaling.scale
+    return {"t7": count_in_empty(model, OTHERS[name], least, 3.0, asked.empty, seed=SEEDS[0])}
+
+
+def measure_points(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Measure a model that makes points of points."""
+    view, microscope, place = POINTS[name]
+    model = cs.Model.load(name)
+    pairs = take_training(view, Size(training=asked.pairs, size_px=FIELD_PX), SEED)
     outputs = [sharpen(model, pair.source.pixels[None], engine=ENGINE)[0] for pair in pairs]
     zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
     forward = learn_forward(pairs, outputs, zoom=zoom)

@@ -61,18 +61,25 @@ def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
 def test_close_are_those_that_the_model_is_not_known_to_tell_apart(
     beads: cs.Model, seen: SEEN
 ) -> None:
-    plain = cs.count_support(beads, seen.image, seen.output, plan=PLAN)
-    claimed_px = beads.certificate["claim"]["resolution_nm"] / beads.target_pixel_size_nm[0]
-    assert not plain.close.any()
-    assert plain.nearest_px.min() > claimed_px
-    changed = with_spots(seen.output, (200, 90), (202, 93))
-    found = cs.count_support(beads, seen.image, changed, plan=PLAN)
-    assert found.json["close"] == 2
-    assert found.nearest_px[found.close] == pytest.approx(4, abs=0.22)
-    assert np.linalg.norm(found.yx_px[found.close] - (201, 91.5), axis=1).max() < 2.5
-    forward = {"forward": beads.certificate["forward"]}
-    silent = replace(beads, certificate=forward)
-    assert not cs.count_support(silent, seen.image, changed, plan=PLAN).close.any()
+    changed = with_spots(seen.output, (200, 90), (203, 94))
+
+    def count(claimed_nm: float | None, plan: cs.PredictionPlan = PLAN) -> tuple[cs.Support, Any]:
+        claim = {**beads.certificate["claim"], "resolution_nm": claimed_nm}
+        claim["reason"] = None if claimed_nm else "nothing is claimed"
+        model = replace(beads, certificate={**beads.certificate, "claim": claim})
+        found = cs.count_support(model, seen.image, changed, plan=plan)
+        return found, np.linalg.norm(found.yx_px - (201.5, 92), axis=1) < 4
+
+    found, put_in = count(180.0)
+    assert found.claimed_px == pytest.approx(6)
+    assert found.nearest_px[put_in] == pytest.approx([5, 5], abs=0.5)
+    assert found.close[put_in].all()
+    assert found.json["close"] == found.close.sum() == (found.nearest_px < 6).sum()
+    found, put_in = count(120.0)
+    assert not found.close[put_in].any()
+    for nothing in (count(None)[0], count(180.0, replace(PLAN, fidelity=0.5))[0]):
+        assert nothing.json["close"] is None
+        assert not nothing.close.any()
     empty = seen.output.with_pixels(np.zeros_like(seen.output.pixels))
     assert len(cs.count_support(beads, seen.image, empty, plan=PLAN).close) == 0
 

@@ -146,3 +146,4 @@ def test_objects_are_told_with_those_that_chance_decided(
     assert (unsteady, close) == (support["unsteady"], support["close"])
     told = crosscope("check", MODEL, beads, sharp, "--objects", table, "--overwrite")
     assert f"{support['objects']} objects, {support['unsteady']} of them unsteady" in told.out
+    assert f"{support['close']} closer to another than the model is known to" in told.out

@@ -86,7 +86,7 @@ class Reblurrer:
             Target grey values. Both begin at a multiple of `block_px`.
         """
         forward = self.forward
-        seen, expected = self.blur(source, output)
+        seen, expected = in_blocks(source, forward.block_px), self.expect(output)
         sigma = forward.source_fwhm_px / FWHM_PER_SIGMA / forward.block_px
         smooth = ndimage.gaussian_filter(seen - expected, sigma, truncate=3.0)
         variance = self.noise.variance(expected) / np.float32(4 * np.pi * sigma**2)
@@ -94,14 +94,12 @@ class Reblurrer:
         z = smooth / np.sqrt(variance + np.square(light))
         return Comparison(z.astype(np.float32), seen, expected)
 
-    def blur(
-        self, source: Num[np.ndarray, "y x"], output: Float[np.ndarray, "y x"]
-    ) -> tuple[Float[np.ndarray, "v u"], Float[np.ndarray, "v u"]]:
-        """Return what was seen and what the output means, of images as `compare` takes them."""
-        seen, made = (in_blocks(image, self.forward.block_px) for image in (source, output))
-        expected = self.forward.apply(made, block_px=self.forward.block_px)
+    def expect(self, output: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "v u"]:
+        """Return what an output means: grey values of the source, in blocks."""
+        block_px = self.forward.block_px
+        expected = self.forward.apply(in_blocks(output, block_px), block_px=block_px)
         expected += np.float32(self.shift)
-        return seen, expected
+        return expected
 
 
 @dataclass(frozen=True)
@@ -191,11 +189,12 @@ def make_reblurrer(
     """
     block_px, zoom = forward.block_px, forward.zoom
     plain = Reblurrer(forward, forward.noise.times((zoom / block_px) ** 2), 0.0)
-    parts = [plain.blur(*both) for both in zip(sources, outputs, strict=True)]
-    residual = np.concatenate([(seen - expected).ravel() for seen, expected in parts])
-    level = np.concatenate([expected.ravel() for _, expected in parts])
+    expected = [plain.expect(output) for output in outputs]
+    off = [in_blocks(s, block_px) - e for s, e in zip(sources, expected, strict=True)]
+    level = np.concatenate([each.ravel() for each in expected])
+    residual = np.concatenate([each.ravel() for each in off])
     shift = float(np.median(residual[level <= np.median(level)]))
-    found = [measure_noise(seen - expected - shift, expected + shift) for seen, expected in parts]
+    found = [measure_noise(o - shift, e + shift) for o, e in zip(off, expected, strict=True)]
     known = [each for each in found if each is not None]
     if not known:
         return replace(plain, shift=shift)

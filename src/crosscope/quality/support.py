@@ -25,12 +25,12 @@ from crosscope.quality.forward import Forward
 from crosscope.quality.inspection import read_certificate
 
 STEADY = 0.9
-"""Of their height: what objects have that all networks show, save some 5 in a hundred."""
+"""Of their height: what objects have that all networks show, save 2 to 4 in a hundred."""
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The objects of an output, the brightest first, and how many networks show each.
+    """The objects of an output, the brightest first: how near they lie, which networks show them.
 
     Attributes
     ----------
@@ -47,8 +47,9 @@ class Support:
         Distance to the nearest other object; infinite where there is none.
     networks : int
         How many there are: with its twin and members.
-    claimed_px : float
-        From where on the model is known to tell points apart (`Claim`); 0 where nothing is claimed.
+    claimed_px : float or None
+        From where on the model is known to tell points apart (`Claim`); None where nothing is
+        claimed, as of an output made with a fidelity.
     """
 
     yx_px: Float[np.ndarray, "n 2"]
@@ -57,7 +58,7 @@ class Support:
     least: Float[np.ndarray, "n"]
     nearest_px: Float[np.ndarray, "n"]
     networks: int
-    claimed_px: float
+    claimed_px: float | None
 
     @property
     def unsteady(self) -> Bool[np.ndarray, "n"]:
@@ -66,16 +67,19 @@ class Support:
 
     @property
     def close(self) -> Bool[np.ndarray, "n"]:
-        """Which objects have another closer than the model is known to tell points apart."""
-        return self.nearest_px < self.claimed_px
+        """Which objects have another closer than the model is known to tell points apart.
+
+        None has where nothing is claimed.
+        """
+        return self.nearest_px < (self.claimed_px or 0.0)
 
     @property
-    def json(self) -> dict[str, int]:
-        """How many objects there are."""
+    def json(self) -> dict[str, int | None]:
+        """How many objects there are, and how many are unsteady or close; None is not known."""
         return {
             "objects": len(self.seen),
             "unsteady": int(self.unsteady.sum()),
-            "close": int(self.close.sum()),
+            "close": None if self.claimed_px is None else int(self.close.sum()),
             "networks": self.networks,
         }
 
@@ -94,8 +98,9 @@ def count_support(
     """Let the twin and the members predict, too, and count which objects they show.
 
     An object is a spot above a quarter of the output's typical one, see `metrics.spots`; another
-    network shows it where it has one, down to half of that, within half of the target's width. An
-    object that one of them does not show, or lower, was decided by chance: that it is one, or two.
+    network shows it where it has one, down to half of that, within half of the target's width. What
+    one of them does not show, or shows lower, may be one or two by chance; so may what is closer to
+    another than the model is known to tell points apart.
 
     Parameters
     ----------
@@ -125,16 +130,18 @@ def count_support(
         remedy = "Train it with --members 3"
         raise ModelError("the model", "has neither a twin nor members to compare with", remedy)
     fwhm_px = read_certificate(model, "forward", Forward.from_json).target_fwhm_px
+    plan = plan or PredictionPlan()
     claimed_nm = None
-    if "claim" in model.certificate:
+    if "claim" in model.certificate and not plan.fidelity:
         claimed_nm = read_certificate(model, "claim", Claim.from_json).resolution_nm
+    pixel_nm = math.sqrt(math.prod(model.target_pixel_size_nm))
     own = output.pixels.astype(np.float64)
     if own.ndim != 2:
         raise InputError(output.name, "has several planes", "Pass one of them, and its image")
     heights = []
     for network in model.sisters:
         alone = replace(model, generator=network, twin=None)  # nothing is blended
-        made = predict(alone, image, plan=plan or PredictionPlan())
+        made = predict(alone, image, plan=plan)
         if made.pixels.shape != own.shape:
             reason = f"is {own.shape} px, of this image the model makes {made.pixels.shape}"
             raise InputError(output.name, reason, "Pass what was predicted from it")
@@ -152,7 +159,7 @@ def count_support(
         least=np.minimum(1.0, np.min(heights, axis=0))[objects],
         nearest_px=nearest_other(yx_px),
         networks=1 + len(model.sisters),
-        claimed_px=(claimed_nm or 0.0) / math.sqrt(math.prod(model.target_pixel_size_nm)),
+        claimed_px=None if claimed_nm is None else claimed_nm / pixel_nm,
     )
 
 

@@ -579,7 +579,9 @@ def check(
     ] = None,
     objects: Annotated[
         Path | None,
-        typer.Option(help="Write its objects, and how twin and members show them, as CSV."),
+        typer.Option(
+            help="Write its objects, how near they lie and which networks show them: CSV."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
@@ -620,11 +622,11 @@ def check(
             f"{image}: {found.verdict or 'not judged'}, {found.domain or 'domain not known'}"
         )
         if support:
-            typer.echo(
-                "{objects} objects, {unsteady} of them unsteady between {networks} networks, "
-                "{close} closer to another than the model is known to tell "
-                "apart".format(**support.json)
-            )
+            close = "{close} closer to another than the model is known to tell apart"
+            if support.claimed_px is None:
+                close = "how close they may be is not claimed"
+            told = "{objects} objects, {unsteady} of them unsteady between {networks} networks, "
+            typer.echo((told + close).format(**support.json))
     return cs.DomainError.exit_code if found.verdict == "refused" else 0
 
 
