@@ -8,7 +8,7 @@ quickstart: .venv/ready
 	.venv/bin/crosscope quickstart quickstart --overwrite
 
 test: .venv/ready check
-	$(PY) -m pytest -n auto
+	$(PY) -m pytest -n auto --dist worksteal
 
 check: .venv/ready
 	$(PY) -m ruff check .

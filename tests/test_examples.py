@@ -38,9 +38,10 @@ def test_a_recipe_ends_in_figures_and_a_model_with_its_card(
 def test_pits_are_shown_dim_fields_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     recipes = importlib.import_module("recipes")
-    size = recipes.Size(training=4, size_px=128)
-    pits = recipes.take_training(recipes.View("tirf-sim", "pits"), size, 1000)
-    *usual, dim = [pair.source.pixels.max() for pair in pits]
-    assert [len(usual), pits[-1].name] == [4, "pits-3000-0000"]
-    assert dim < 0.5 * min(usual)
-    assert len(recipes.take_training(recipes.View("tirf-sim", "filaments"), size, 1000)) == 4
+    pits, size = recipes.View("tirf-sim", "pits"), recipes.Size(training=8, size_px=128)
+    usual, _ = recipes.take(pits, pairs=2, size_px=128, seed=2000)
+    dim = recipes.take_dim(pits, size, 1000)
+    assert [pair.name for pair in dim] == ["pits-3000-0000", "pits-3000-0001"]
+    brightest = [max(pair.target.pixels.max() for pair in pairs) for pairs in (usual, dim)]
+    assert brightest[1] < 0.5 * brightest[0]
+    assert recipes.take_dim(recipes.View("tirf-sim", "filaments"), size, 1000) == []

@@ -2,8 +2,8 @@
 
     python benchmarks/quality/certify_shipped.py [NAME ...]
 
-On the pairs of their recipes, which are simulated again, and with intervals, calibrated on fields
-of another seed. The weights stay as they are, to the last bit.
+On the pairs of their recipes, but for dim ones, which are simulated again, and with intervals,
+calibrated on fields of another seed. The weights stay as they are, to the last bit.
 """
 
 import sys
@@ -11,21 +11,21 @@ from dataclasses import replace
 
 import torch
 from fields import VIEWS
-from recipes import Size, take_training
+from recipes import Size, take
 
 import crosscope as cs
 from crosscope.model.catalogue import SHIPPED
 
-SEED, KEPT_ASIDE_SEED = 1000, 2500
-KEPT_ASIDE = Size(training=40, size_px=256)
+TRAINING_SEED, KEPT_ASIDE_SEED = 2000, 5000
+KEPT_ASIDE, KEPT_ASIDE_PX = 40, 256
 
 
 def main() -> None:
     """Certify all that are named, else all."""
     for name in sys.argv[1:] or VIEWS:
         view, size = VIEWS[name], Size()
-        pairs = take_training(view, size, SEED)
-        kept_aside = take_training(view, KEPT_ASIDE, KEPT_ASIDE_SEED)
+        pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=TRAINING_SEED)
+        kept_aside, _ = take(view, pairs=KEPT_ASIDE, size_px=KEPT_ASIDE_PX, seed=KEPT_ASIDE_SEED)
         model = cs.Model.load(name)
         heads = cs.train_heads(model, pairs)
         heads.half().float()  # as they are stored

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fields import RESULTS, SEEDS, VIEWS, keep
 from jaxtyping import Float
-from recipes import Size, View, take_training
+from recipes import View, take
 from scipy import stats
 
 import crosscope as cs
@@ -37,7 +37,7 @@ from crosscope.quality.points import See, cell_centres, light_of
 from crosscope.quality.quantities import EXPOSURES, OFFSETS, measure_quantities
 from crosscope.quality.reblur import learn_forward
 
-SEED, DEFAULT = 1000, RESULTS / "quantities.json"
+TRAINED_ON, DEFAULT = 2000, RESULTS / "quantities.json"
 FIELD_PX, EMPTY, FALSE = 512, 100, 0.10
 BARS = {
     "t6_r2": 0.99,
@@ -96,7 +96,7 @@ def measure_points(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Measure a model that makes points of points."""
     view, microscope, place = POINTS[name]
     model = cs.Model.load(name)
-    pairs = take_training(view, Size(training=asked.pairs, size_px=FIELD_PX), SEED)
+    pairs, _ = take(view, pairs=asked.pairs, size_px=FIELD_PX, seed=TRAINED_ON)
     outputs = [sharpen(model, pair.source.pixels[None], engine=ENGINE)[0] for pair in pairs]
     zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
     forward = learn_forward(pairs, outputs, zoom=zoom)
