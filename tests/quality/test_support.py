@@ -1,6 +1,7 @@
 """Which objects of an output other networks show, too."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_an_object_that_was_put_in_is_shown_by_the_output_alone(
 
 
 def test_close_are_those_that_the_model_is_not_known_to_tell_apart(
-    beads: cs.Model, seen: SEEN
+    beads: cs.Model, seen: SEEN, tmp_path: Path
 ) -> None:
     changed = with_spots(seen.output, (200, 90), (203, 94))
 
@@ -80,6 +81,10 @@ def test_close_are_those_that_the_model_is_not_known_to_tell_apart(
     for nothing in (count(None)[0], count(180.0, replace(PLAN, fidelity=0.5))[0]):
         assert nothing.json["close"] is None
         assert not nothing.close.any()
+        nothing.write_csv(tmp_path / "objects.csv", overwrite=True)
+        assert all(
+            row.endswith(",nan") for row in (tmp_path / "objects.csv").read_text().split()[1:]
+        )
     empty = seen.output.with_pixels(np.zeros_like(seen.output.pixels))
     assert len(cs.count_support(beads, seen.image, empty, plan=PLAN).close) == 0
 

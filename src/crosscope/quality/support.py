@@ -84,11 +84,12 @@ class Support:
         }
 
     def write_csv(self, path: Path, *, overwrite: bool = False) -> None:
-        """Write an object a row."""
+        """Write an object a row; where nothing is claimed, whether it is close is "nan"."""
         y_px, x_px = self.yx_px.T
         places = {"y_px": y_px, "x_px": x_px, "height": self.height, "nearest_px": self.nearest_px}
         shown = {"seen": self.seen, "least": self.least}
-        flags = {"unsteady": self.unsteady * 1, "close": self.close * 1}
+        close = self.close * (1 if self.claimed_px else math.nan)
+        flags = {"unsteady": self.unsteady * 1, "close": close}
         write_table(path, places | shown | flags, overwrite=overwrite)
 
 
