@@ -156,6 +156,22 @@ def test_a_folder_has_bounds_in_folders(make_bounded: MakeModel, tmp_path: Path)
     folders = ("", "high/", "low/", "sure/")
     assert names_in(out) == sorted(f"{folder}{name}.tif" for folder in folders for name in "ab")
     assert found.outputs[1]["intervals"]["sure"] == str(out / "sure" / "b.tif")
+    predict_files(make_bounded(), tmp_path / "in", out, plan=PLAN, overwrite=True)
+    assert names_in(out) == ["a.tif", "b.tif"]
+
+
+def test_bounds_go_with_the_output_that_they_were_of(
+    make_bounded: MakeModel, tmp_path: Path
+) -> None:
+    source, out = write(tmp_path / "in" / "a.tif", grey(40, 50)), tmp_path / "out"
+    predict_files(make_bounded(), source, out / "b.ome.zarr", plan=PLAN, intervals=True)
+    (out / "b.low.tif").write_text("mine")
+    predict_files(make_bounded(), source, out / "b.ome.zarr", plan=PLAN, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "b.low.tif",
+        "b.ome.zarr",
+        "b.ome.zarr.json",
+    ]
 
 
 @pytest.mark.parametrize("spread", [False, True])

@@ -152,6 +152,32 @@ def test_an_existing_picture_is_kept(make_scaler: MakeScaler, tmp_path: Path) ->
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_overwritten_loses_its_picture(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    source, out = write_channels(tmp_path / "in" / "a.tif"), tmp_path / "out"
+    models = {"a": make_scaler(), "b": make_scaler()}
+    predict_files(models, source, out / "b.tif", plan=PLAN)
+    plain = write(tmp_path / "in" / "c.tif")
+    predict_files(make_scaler(), plain, out / "b.tif", plan=PLAN, overwrite=True)
+    assert names_in(out) == ["b.tif", "b.tif.json"]
+
+
+@pytest.mark.parametrize("sidecar", ["mine", "[]", '{"outputs": [{"output": 3}]}'])
+def test_what_no_sidecar_tells_stays(make_scaler: MakeScaler, tmp_path: Path, sidecar: str) -> None:
+    (tmp_path / "b.png").write_text("mine")
+    (tmp_path / "b.tif.json").write_text(sidecar)
+    source = write(tmp_path / "in" / "a.tif")
+    predict_files(make_scaler(), source, tmp_path / "b.tif", plan=PLAN, overwrite=True)
+    assert (tmp_path / "b.png").read_text() == "mine"
+
+
+def test_an_input_is_no_stale_picture(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    models = {"a": make_scaler(), "b": make_scaler()}
+    predict_files(models, write_channels(tmp_path / "in" / "a.tif"), tmp_path / "b.tif", plan=PLAN)
+    plain = write(tmp_path / "in" / "c.tif").replace(tmp_path / "b.png")
+    predict_files(make_scaler(), plain, tmp_path / "b.tif", plan=PLAN, overwrite=True)
+    assert plain.exists()
+
+
 def test_a_composite_is_whole_or_absent(
     make_scaler: MakeScaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

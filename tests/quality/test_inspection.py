@@ -190,6 +190,8 @@ def test_files_and_slides_get_the_same_map(
             maps.append(read_image(trust).pixels)
     assert np.array_equal(maps[0], maps[1])
     assert [entry["verdict"] for entry in entries] == ["good", "good"]
+    cs.predict_files(beads, tmp_path / "a.tif", tmp_path / "sharp.tif", plan=PLAN, overwrite=True)
+    assert not (tmp_path / "sharp.trust.tif").exists()  # it was the earlier output's
 
 
 def test_a_lapse_of_two_grids_is_judged_frame_by_frame() -> None:

@@ -103,13 +103,14 @@ def take_place(part: Path, path: Path) -> None:
     """Put a file or a folder in the place of whatever `path` is, which stays whole until then."""
     old = part.with_name(f"{part.name}.old")
     if part.is_dir() and os.path.lexists(path):
-        _remove(old)
+        remove(old)
         path.replace(old)  # a folder takes no other name's place but an empty folder's
     part.replace(path)
-    _remove(old)
+    remove(old)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

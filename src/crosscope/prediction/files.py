@@ -3,6 +3,7 @@
 Models of several channels give a colour composite, too: sharp.png beside sharp.tif.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from crosscope.data.errors import CrosscopeError, DomainError, ImageError, OutputError
-from crosscope.data.files import require_free, write_json, writing
+from crosscope.data.files import remove, require_free, write_json, writing
 from crosscope.data.images import (
     Image,
     list_images,
@@ -65,6 +66,7 @@ _NAMES = (  # of an entry in the sidecar
     *("domain", "verdict", "reasons", "seconds"),
 )
 _BOUNDS = ("low", "high", "sure")
+_COMPOSITE = "composite"
 _PREDICTING = 0.8  # part of the time, where the output is inspected, too
 
 
@@ -157,6 +159,7 @@ class _Work:
     overwrite: bool
     inspector: Inspector | None
     bounds: tuple[Models, Models] | None
+    earlier: Mapping[str, frozenset[str]]
 
 
 def predict_files(
@@ -186,6 +189,9 @@ def predict_files(
 
     With `intervals` the bounds of every pixel, and what is sure of it, lie there in the same way,
     as low, high and sure: see `bounds`. It takes as long as three predictions in float32.
+
+    What is overwritten loses what an earlier call laid beside it and this one does not replace: a
+    trust map is never of another output than it lies by.
 
     Raises
     ------
@@ -221,7 +227,7 @@ def predict_files(
     if not folder:
         for what in (*(["trust"] if inspector else []), *(_BOUNDS if intervals else [])):
             require_free(aside(what), overwrite=overwrite, inputs=[source])
-    work = _Work(models, plan, overwrite, inspector, bounds)
+    work = _Work(models, plan, overwrite, inspector, bounds, _read_earlier(sidecar))
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
         found = _predict_all(work, files_to, cluster, watch, say)
@@ -240,6 +246,22 @@ def _name_beside(output: Path, what: str) -> Path:
     if not name:
         name, dot, suffixes = output.name.rpartition(".")
     return output.with_name(f"{name}.{what}{dot}{suffixes}")
+
+
+def _read_earlier(sidecar: Path) -> dict[str, frozenset[str]]:
+    """Return what an earlier call laid beside each output: "low", say; nothing where unreadable."""
+    try:
+        entries = json.loads(sidecar.read_text(encoding="utf-8"))["outputs"]
+        return {Path(entry["output"]).name: _beside(entry) for entry in entries if entry["output"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _beside(entry: Mapping[str, Any]) -> frozenset[str]:
+    """Return what lies beside an output, by its entry in the sidecar."""
+    found = {"trust"} if "trust" in entry.get("quality", ()) else set()
+    found |= {what for what in _BOUNDS if "intervals" in entry}
+    return frozenset(found | ({_COMPOSITE} & entry.keys()))
 
 
 def _predict_all(
@@ -340,7 +362,7 @@ def _predict_file(
     if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
             part.write_bytes(made.composite.png)
-    return {
+    entry = {
         "input": str(source),
         "output": str(output),
         "input_sha256": made.image.sha256,
@@ -359,6 +381,11 @@ def _predict_file(
         **({"intervals": bounds} if bounds else {}),
         **(_shown(made.composite, output) if made.composite else {}),
     }
+    for what in work.earlier.get(output.name, frozenset()) - _beside(entry):
+        stale = output.with_suffix(".png") if what == _COMPOSITE else aside(what)
+        if stale.resolve() != source.resolve():
+            remove(stale)
+    return entry
 
 
 def _make(
@@ -458,7 +485,7 @@ def _tell_bounds(models: Models, aside: Aside) -> dict[str, Any]:
 
 def _shown(composite: Composite, output: Path) -> dict[str, Any]:
     return {
-        "composite": {
+        _COMPOSITE: {
             "file": str(output.with_suffix(".png")),
             "percentiles": PERCENTILES,
             "channels": [asdict(channel) for channel in composite.channels],
