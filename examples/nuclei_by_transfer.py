@@ -18,7 +18,6 @@ import crosscope as cs
 
 NUCLEI = View("confocal-sted", "nuclei")
 SHORT = 20  # so small a part of the budget shows what the start is worth
-SHARES = {"mse_share": 0.45, "ssim_share": 0.45}  # the model to keep: less of an adversary
 
 
 def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     short: dict[str, Any] = {"steps": max(1, size.steps // SHORT)}
     transferred = learn(NUCLEI, size, seed, out / "run-short", init=beads, **short)
     from_nothing = learn(NUCLEI, size, seed, out / "run-from-nothing", **short)
-    kept = learn(NUCLEI, size, seed, out / "run-kept", init=beads, **SHARES)
+    kept = learn(NUCLEI, size, seed, out / "run-kept", init=beads)
 
     nuclei, _ = take(NUCLEI, pairs=size.training, size_px=size.size_px, seed=2 * seed)
     half = size.training // 2
