@@ -46,6 +46,11 @@ METHODS = {
     "target": "target",
 }
 KNOWN = ("output", "target", "known")
+PAIRS_OF = {
+    "pits": "two pits, centre to centre",
+    "maxima": "two maxima of two pits",
+    "rings": "two maxima of one pit, a ring",
+}
 Figures = Mapping[str, Any]
 
 
@@ -200,14 +205,12 @@ FLICKERS = {"truth": "truth", "target": "target", "known": "known place", "outpu
 
 def close(figures: Figures) -> list[str]:
     """Return the share of close pits that are seen as two."""
+    columns = {"pairs": ".0f"} | {f"{image}_share": ".0%" for image in KNOWN}
     rows = [
-        [title, figures[count], *(at(figures, f"{of}_{image}_share", ".0%") for image in KNOWN)]
-        for title, count, of in (
-            ("two pits", "pairs", "pits"),
-            ("one pit, a ring", "rings", "rings"),
-        )
+        [title, *(at(figures, f"{of}.{key}", form) for key, form in columns.items())]
+        for of, title in PAIRS_OF.items()
     ]
-    head = ["maxima 110 to 130 nm apart", "how many", *(f"two in {image}" for image in KNOWN)]
+    head = ["110 to 130 nm apart", "how many", *(f"two in {image}" for image in KNOWN)]
     return table(head, rows)
 
 

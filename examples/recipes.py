@@ -21,7 +21,8 @@ from crosscope.report.figures import find_sample
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
 CARD_METHODS = ("input", "lucy_richardson", "output", "target")
-DIM, DIM_PHOTONS = 4, 300 / 4  # one field for so many others, by a quarter of their photons
+RARE = 3  # times the fields and steps where what matters is rare: pits that are close to each other
+DIM, DIM_PHOTONS = 12, 300 / 4  # one field for so many others, by a quarter of their photons
 DIM_SEED = 1000  # from the others' seed
 LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 
@@ -36,6 +37,12 @@ class Size:
     steps: int = 6000  # 6 to 16 core-minutes
     threads: int | None = None  # by measurement
     claims: bool = True  # in the certificate: what resolution, how linear
+
+    def of(self, view: "View") -> "Size":
+        """Return how large the recipe of a view is."""
+        if view.sample != "pits":
+            return self
+        return replace(self, training=RARE * self.training, steps=RARE * self.steps)
 
 
 SMALL = Size(training=3, test=1, size_px=192, steps=6, claims=False)
@@ -184,7 +191,7 @@ def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size)
     source, target = view.modalities
     dim = ""
     if view.fades:
-        dim = f", and a quarter as many of seed {2 * seed + DIM_SEED} with a quarter of the light"
+        dim = f", and a twelfth as many of seed {2 * seed + DIM_SEED} with a quarter of the light"
     return replace(
         learnt.model,
         card={

@@ -20,7 +20,13 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 import crosscope as cs
-from crosscope.metrics.spots import SpotComparison, close_pairs, compare_spots
+from crosscope.metrics.spots import (
+    SpotComparison,
+    Spots,
+    close_pairs,
+    compare_spots,
+    match_spots,
+)
 from crosscope.metrics.typical import typical_fwhm
 from crosscope.optics.misregistration import ALIGNED
 from crosscope.optics.psf import fwhm_nm, sim_otf
@@ -45,10 +51,9 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Train both models, judge them, and follow pits."""
     figures = {}
     for view in (PITS, FILAMENTS):
-        steps = (2 if view == PITS else 1) * size.steps  # close pits are rare
-        learnt = learn(view, size, seed, out / f"run-{view.sample}", steps=steps)
+        learnt = learn(view, size.of(view), seed, out / f"run-{view.sample}")
         learnt.report.save(out / f"report-{view.sample}", overwrite=True)
-        made = with_card(learnt, view, recipe=Path(__file__).name, seed=seed, size=size)
+        made = with_card(learnt, view, recipe=Path(__file__).name, seed=seed, size=size.of(view))
         made.save(out / f"tirf-sim-{view.sample}.zip", overwrite=True, half=True)
         figures[view.sample] = figures_of(learnt)
     model = cs.Model.load(out / "tirf-sim-pits.zip")
@@ -59,12 +64,13 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
 
 
 def resolve(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
-    """Return the share of the pits about 120 nm from their only neighbour that are seen as two.
+    """Return the share of pairs about 120 nm apart, with no third near, that are seen as two.
 
-    A pair is two maxima of the truth with no third near. A pit whose labels form a ring has two,
-    too: by where the pits are, such maxima of one pit are told from two pits', and counted apart.
-    Both images are on one grid: what registration leaves is not counted in. "Known" is what one
-    would draw who knows of each pit where it is and how bright, but not where its labels sit.
+    "pits" have their centres so far apart, as the simulation knows them, and are two maxima of the
+    truth. "maxima" are so far apart in the truth and near two pits or more; "rings" are, too, but
+    of one pit, whose labels form a ring. All images are on one grid: what registration leaves is
+    not counted in. "Known" is what one would draw who knows of each pit where it is and how bright,
+    but not where its labels sit.
     """
     _, pixel_nm = model.target_pixel_size_nm
     simulated = list(
@@ -78,8 +84,10 @@ def resolve(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
         )
     )
     fwhm_px = typical_fwhm([pair.truth.image.pixels for pair in simulated])
-    methods = ("output", "target", "known")
-    seen: dict[str, list[bool]] = {f"{of}_{m}": [] for of in ("pits", "rings") for m in methods}
+    seen: dict[str, dict[str, list[bool]]] = {
+        of: {method: [] for method in ("output", "target", "known")}
+        for of in ("pits", "maxima", "rings")
+    }
     for pair in simulated:
         if fwhm_px is None:
             break
@@ -89,27 +97,46 @@ def resolve(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:
             "target": pair.target.pixels,
             "known": draw_known(pair.truth.emitters, Grid(size.size_px, pixel_nm, True)),
         }
-        centres = KDTree(pair.truth.emitters.objects_yx_nm)
+        pits_px = pair.truth.emitters.objects_yx_nm / pixel_nm - 0.5
         for method, image in images.items():
             compared = compare_spots(image.astype(np.float64), truth, fwhm_px=fwhm_px)
-            for of, both in judge_pairs(compared, centres, pixel_nm):
-                seen[f"{of}_{method}"].append(both)
-    shares = {f"{name}_share": float(np.mean(s)) if s else None for name, s in seen.items()}
-    return {"pairs": len(seen["pits_output"]), "rings": len(seen["rings_output"])} | shares
+            for of, both in judge_pairs(compared, pits_px, pixel_nm):
+                seen[of][method].append(both)
+    return {
+        of: {"pairs": len(each["output"])}
+        | {f"{method}_share": float(np.mean(s)) if s else None for method, s in each.items()}
+        for of, each in seen.items()
+    }
 
 
 def judge_pairs(
-    compared: SpotComparison, centres: KDTree, pixel_nm: float
+    compared: SpotComparison, pits_px: NDArray[Any], pixel_nm: float
 ) -> Iterator[tuple[str, bool]]:
-    """Yield of each close pair whether it is two "pits" or one's "rings", and both are seen."""
-    spots = compared.reference
-    pairs = close_pairs(spots, threshold=compared.threshold, alone_px=2.5 * compared.fwhm_px)
-    for two in pairs:
-        places_nm = (spots.yx_px[two] + 0.5) * pixel_nm
-        if abs(np.linalg.norm(places_nm[1] - places_nm[0]) - CLOSE_NM) <= CLOSE_HALF_NM:
-            near = centres.query_ball_point(places_nm.mean(axis=0), PIT_NM)
-            of = "pits" if len(near) > 1 else "rings"
-            yield of, bool(np.isin(two, compared.partner).all())
+    """Yield of each close pair what it is of, "pits", "maxima" or "rings", and if both are seen."""
+    bright = compared.reference.amplitude > compared.threshold  # they come first
+    for two in about_120_nm(Spots(pits_px, np.ones(len(pits_px))), compared, pixel_nm):
+        shown = match_spots(
+            pits_px[two], compared.reference.yx_px[bright], radius_px=compared.fwhm_px / 2
+        )
+        if (shown >= 0).all():
+            yield "pits", bool(np.isin(shown, compared.partner).all())
+    centres = KDTree(pits_px)
+    for two in about_120_nm(compared.reference, compared, pixel_nm):
+        middle_px = compared.reference.yx_px[two].mean(axis=0)
+        near = centres.query_ball_point(middle_px, PIT_NM / pixel_nm)
+        of = "maxima" if len(near) > 1 else "rings"
+        yield of, bool(np.isin(two, compared.partner).all())
+
+
+def about_120_nm(
+    spots: Spots, compared: SpotComparison, pixel_nm: float
+) -> Iterator[NDArray[np.intp]]:
+    """Yield the pairs that are alone with each other, and 110 to 130 nm apart."""
+    alone_px = 2.5 * compared.fwhm_px
+    for two in close_pairs(spots, threshold=compared.threshold, alone_px=alone_px):
+        apart_nm = np.linalg.norm(np.diff(spots.yx_px[two], axis=0)) * pixel_nm
+        if abs(apart_nm - CLOSE_NM) <= CLOSE_HALF_NM:
+            yield two
 
 
 def draw_known(emitters: Emitters, grid: Grid) -> NDArray[Any]:

@@ -23,7 +23,8 @@ KEPT_ASIDE, KEPT_ASIDE_PX = 40, 256
 def main() -> None:
     """Certify all that are named, else all."""
     for name in sys.argv[1:] or VIEWS:
-        view, size = VIEWS[name], Size()
+        view = VIEWS[name]
+        size = Size().of(view)
         pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=TRAINING_SEED)
         kept_aside, _ = take(view, pairs=KEPT_ASIDE, size_px=KEPT_ASIDE_PX, seed=KEPT_ASIDE_SEED)
         model = cs.Model.load(name)
