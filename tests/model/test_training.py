@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim import Adam
 
 from crosscope.data.errors import ModelError, PairError
 from crosscope.data.images import Image
@@ -19,7 +20,7 @@ from crosscope.model import training
 from crosscope.model.model import Model
 from crosscope.model.plan import TrainingPlan
 from crosscope.model.state import load_checkpoint
-from crosscope.model.training import Moment, TrainingError, train
+from crosscope.model.training import LONGEST, Moment, TrainingError, descend, train, usual_length
 from crosscope.model.trial import cut_tile
 
 
@@ -179,6 +180,33 @@ def test_the_terms_have_the_asked_shares_when_the_adversarial_phase_begins(share
     shares = [line["shares"] for line in train(PAIRS, plan).log if line["phase"] == "adversarial"]
     for name in ("mse", "ssim"):
         assert np.mean([part[name] for part in shares]) == pytest.approx(share, rel=0.2)
+
+
+def test_a_gradient_far_longer_than_the_usual_is_shortened() -> None:
+    weights = nn.Parameter(torch.zeros(20))
+    optimiser = Adam([weights], lr=0.1, betas=(0.9, 0.99))
+    assert usual_length(optimiser) == 1
+    generator, squares = torch.Generator().manual_seed(0), 0.0
+    for step in range(1, 60):
+        weights.grad = 1e-4 * torch.randn(20, generator=generator)
+        before = weights.grad.clone()
+        descend(optimiser)
+        squares = 0.99 * squares + 0.01 * float(weights.grad.square().sum())
+        usual = (squares / (1 - 0.99**step)) ** 0.5
+        assert usual_length(optimiser) == pytest.approx(usual, rel=1e-4)
+        assert float(weights.grad.norm()) > 0.8 * float(before.norm())
+    weights.grad = torch.full((20,), 0.1)  # shorter than 1, a thousand times the usual
+    descend(optimiser)
+    assert float(weights.grad.norm()) == pytest.approx(LONGEST * usual, rel=1e-3)
+
+
+def test_gradients_of_nothing_stop_no_later_ones() -> None:
+    weights = nn.Parameter(torch.zeros(3))
+    optimiser = Adam([weights], betas=(0.9, 0.99))
+    for length in (0.0, 0.5):
+        weights.grad = torch.full((3,), length)
+        descend(optimiser)
+        assert float(weights.grad[0]) == pytest.approx(length, rel=1e-4)
 
 
 def test_without_an_adversarial_phase_there_is_no_twin() -> None:

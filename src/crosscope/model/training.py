@@ -67,6 +67,7 @@ from crosscope.model.trial import cut_tile
 DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
 MOMENTS = 24  # validations and checkpoints in a run ...
 MOMENT_STEPS = 1000  # ... and at least one in so many steps
+LONGEST = 1.5  # of a gradient, in usual lengths: by 4 a network was still thrown back
 SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
@@ -455,12 +456,26 @@ def _compare(
 def descend(optimiser: Adam, processes: Processes = ALONE) -> None:
     """Take one step downhill, by the mean of all processes' gradients.
 
-    A gradient longer than 1 is shortened to 1.
+    A gradient longer than one and a half of the usual is shortened to that: else a single batch
+    throws the network back by some dB now and then, for Adam's steps are only as short as the
+    gradients before were alike.
     """
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    processes.average([weight.grad for weight in weights if weight.grad is not None])
-    nn.utils.clip_grad_norm_(weights, 1.0)
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    processes.average(gradients)
+    length = nn.utils.get_total_norm(gradients)
+    nn.utils.clip_grads_with_norm_(weights, LONGEST * usual_length(optimiser), length)
     optimiser.step()
+
+
+def usual_length(optimiser: Adam) -> float:
+    """Return the root mean square of the gradient's length over Adam's last steps; at first 1."""
+    moments = list(optimiser.state.values())
+    squares = float(nn.utils.get_total_norm([m["exp_avg_sq"] for m in moments], norm_type=1.0))
+    if not squares:
+        return 1.0
+    _, decay = optimiser.param_groups[0]["betas"]
+    return math.sqrt(squares / (1 - decay ** float(moments[0]["step"])))
 
 
 def phase_at(plan: TrainingPlan, done: float) -> str:
