@@ -2,7 +2,7 @@
 
     python benchmarks/quality/seeds.py [seeds] [--steps 1500] [--fields 24]
 
-Models A and B learn from the same pairs by the same plan, a quarter of the recipe's steps and none
+Models A and B learn from the same pairs by the same plan, few of the recipe's steps and none
 of its dim fields, but for the seed; A has a twin and members. Objects are found in their outputs as
 reports find them: spots above a quarter of the typical one, and in the other output down to half of
 that. "In one only": without a partner within half of the target's width in the other's output;
