@@ -161,6 +161,23 @@ def test_what_is_overwritten_loses_its_picture(make_scaler: MakeScaler, tmp_path
     assert names_in(out) == ["b.tif", "b.tif.json"]
 
 
+def test_a_stale_picture_that_cannot_be_removed_is_named(
+    make_scaler: MakeScaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"a": make_scaler(), "b": make_scaler()}
+    predict_files(models, write_channels(tmp_path / "in" / "a.tif"), tmp_path / "b.tif", plan=PLAN)
+    plain, unlink = write(tmp_path / "in" / "c.tif"), Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".png":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OutputError, match=r"b\.png: is out of date"):
+        predict_files(make_scaler(), plain, tmp_path / "b.tif", plan=PLAN, overwrite=True)
+
+
 @pytest.mark.parametrize("sidecar", ["mine", "[]", '{"outputs": [{"output": 3}]}'])
 def test_what_no_sidecar_tells_stays(make_scaler: MakeScaler, tmp_path: Path, sidecar: str) -> None:
     (tmp_path / "b.png").write_text("mine")

@@ -103,14 +103,23 @@ def take_place(part: Path, path: Path) -> None:
     """Put a file or a folder in the place of whatever `path` is, which stays whole until then."""
     old = part.with_name(f"{part.name}.old")
     if part.is_dir() and os.path.lexists(path):
-        remove(old)
+        _remove(old)
         path.replace(old)  # a folder takes no other name's place but an empty folder's
     part.replace(path)
-    remove(old)
+    _remove(old)
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if there is one."""
+def discard(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if there is one; raise OutputError where refused."""
+    try:
+        _remove(path)
+    except OSError as error:
+        raise OutputError(
+            path, f"is out of date and cannot be removed ({error.strerror})", "Remove it"
+        ) from error
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

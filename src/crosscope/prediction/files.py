@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from crosscope.data.errors import CrosscopeError, DomainError, ImageError, OutputError
-from crosscope.data.files import remove, require_free, write_json, writing
+from crosscope.data.files import discard, require_free, write_json, writing
 from crosscope.data.images import (
     Image,
     list_images,
@@ -384,7 +384,7 @@ def _predict_file(
     for what in work.earlier.get(output.name, frozenset()) - _beside(entry):
         stale = output.with_suffix(".png") if what == _COMPOSITE else aside(what)
         if stale.resolve() != source.resolve():
-            remove(stale)
+            discard(stale)
     return entry
 
 
