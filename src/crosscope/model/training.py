@@ -470,7 +470,9 @@ def descend(optimiser: Adam, processes: Processes = ALONE) -> None:
 
 def usual_length(optimiser: Adam) -> float:
     """Return the root mean square of the gradient's length over Adam's last steps; at first 1."""
-    moments = list(optimiser.state.values())
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    # in their order, whatever a checkpoint's: a run that goes on has the same bits
+    moments = [optimiser.state[weight] for weight in weights if weight in optimiser.state]
     squares = float(nn.utils.get_total_norm([m["exp_avg_sq"] for m in moments], norm_type=1.0))
     if not squares:
         return 1.0
