@@ -35,6 +35,7 @@ DATA = [
     "cores",
     "errors",
     "numbers",
+    "noise",
     "files",
     "grids",
     "images",

@@ -45,6 +45,7 @@ def adversarial_state() -> State:
     state = start(PLAN, None, torch.device("cpu"))
     state.progress.best["warm"] = {"step": 0, **validate(state, PLAN, HELD_OUT)}
     state.progress.phase = "adversarial"
+    state.progress.target_noise = {"gain": 0.0, "read_noise": 0.05, "zero": 0.0}
     return state
 
 
@@ -144,7 +145,7 @@ TWIN = {"psnr_db": 25.0, "spread": 0.04, "pattern": 0.002, "sharpness": 1.0}
 
 
 def alarms(
-    *, lost_db: float = 0.0, accuracy: float = 0.7, steps: int = 10**4, loss: float = 1.0
+    *, lost_db: float = 0.0, accuracy: float = 0.7, steps: int = PATIENCE_STEPS, loss: float = 1.0
 ) -> list[str]:
     validation = TWIN | {"psnr_db": TWIN["psnr_db"] - lost_db}
     losses = {"discriminator_accuracy": accuracy}

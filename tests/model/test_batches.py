@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crosscope.model import batches
-from crosscope.model.batches import AHEAD, Data, draw_ahead, draw_batch
+from crosscope.model.batches import AHEAD, PROCESSOR, Data, draw_ahead, draw_batch, draw_grain
 from crosscope.model.plan import TrainingPlan
 from crosscope.model.processes import Processes
 
@@ -57,6 +57,23 @@ def test_processes_and_parts_share_one_batch(count: int, parts: int) -> None:
     shared = [draw_batch(data, plan, 7, Processes(number, count)) for number in range(count)]
     for expected, drawn in zip(whole, zip(*shared, strict=True), strict=True):
         assert torch.equal(torch.cat(drawn), expected)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(2, 1), (1, 2), (2, 2)])
+def test_processes_and_parts_share_one_noise(count: int, parts: int) -> None:
+    plan = replace(PLAN, batch=3, accumulate=parts)
+    whole = draw_grain(replace(PLAN, batch=3 * parts * count), 7, PROCESSOR)
+    shared = [draw_grain(plan, 7, PROCESSOR, Processes(number, count)) for number in range(count)]
+    assert torch.equal(torch.cat(shared), whole)
+    assert not torch.equal(draw_grain(replace(PLAN, batch=3 * parts * count), 8, PROCESSOR), whole)
+
+
+def test_noise_is_white_of_variance_1_and_tells_nothing_of_the_patches_chosen() -> None:
+    grain = draw_grain(replace(PLAN, batch=100), 3, PROCESSOR)
+    assert grain.shape == (100, 1, 32, 32)
+    assert float(grain.std()) == pytest.approx(1, abs=0.01)
+    assert float(grain.mean()) == pytest.approx(0, abs=0.01)
+    assert abs(float((grain[..., 1:] * grain[..., :-1]).mean())) < 0.01
 
 
 def test_batches_drawn_ahead_are_those_of_their_steps() -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from crosscope.data.noise import Noise
 from crosscope.data.sampling import Scaling
 from crosscope.model.model import Model
 from crosscope.model.reach import Reach
 from crosscope.optics.psf import confocal_otf, sted_otf
 from crosscope.quality.claim import SHARES, Claim, measure_claim, upper_bound
 from crosscope.quality.forward import FREQUENCIES, Forward
-from crosscope.quality.noise import Noise
 from crosscope.quality.quantities import Quantities, measure_quantities
 
 # a microscope that blurs nothing: what comes out of a network that changes nothing is what was seen

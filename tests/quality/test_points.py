@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from crosscope.data.noise import Noise
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import FREQUENCIES, Forward
-from crosscope.quality.noise import Noise
 from crosscope.quality.points import (
     add_noise,
     cell_centres,

@@ -25,6 +25,7 @@ from crosscope.model.processes import ALONE, Processes
 
 AHEAD = 3  # so many batches are drawn before they are needed
 PROCESSOR = torch.device("cpu")
+_GRAIN = 1  # apart from what the patches are chosen by
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,18 @@ def draw_batch(
     batch[0] += haze[part]
     source, target = (_bring(torch.from_numpy(patches), data.device) for patches in batch)
     return source, target
+
+
+def draw_grain(
+    plan: TrainingPlan, step: int, device: torch.device, processes: Processes = ALONE
+) -> Float[Tensor, "b 1 y x"]:
+    """Return white noise of variance 1 for a step's patches, by the seed and the step alone."""
+    own = plan.batch * plan.accumulate
+    rng = np.random.default_rng([plan.seed, step, plan.member, _GRAIN])
+    shape = (own * processes.count, 1, plan.patch_px, plan.patch_px)
+    whole = rng.standard_normal(shape, dtype=np.float32)
+    part = whole[processes.number * own : (processes.number + 1) * own]
+    return _bring(torch.from_numpy(part), device)
 
 
 def _bring(batch: Float[Tensor, "b 1 y x"], device: torch.device) -> Float[Tensor, "b 1 y x"]:

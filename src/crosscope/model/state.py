@@ -35,8 +35,10 @@ class Progress:
         "warm" (regression), "discriminator" (it learns alone) or "adversarial".
     mse_weight, ssim_weight, adversarial_weight : float
         Of the terms of the generator's objective in this phase.
+    target_noise : dict
+        `data.noise.Noise` of the scaled target, measured when the warm start ends.
     best : dict
-        Of each phase the validation with the lowest loss, and its step.
+        Of each phase the validation of what is kept, and its step.
     discriminator_steps, discriminator_loss : int, float
         How many steps it has learned, and its loss at the moment where that was lowest; one that
         guesses has 2 log 2.
@@ -51,6 +53,7 @@ class Progress:
     mse_weight: float = 1.0
     ssim_weight: float = 0.0
     adversarial_weight: float = 0.0
+    target_noise: dict[str, float] = field(default_factory=dict)
     best: dict[str, dict[str, int | float]] = field(default_factory=dict)
     discriminator_steps: int = 0
     discriminator_loss: float = 2 * math.log(2)

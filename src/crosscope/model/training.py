@@ -8,10 +8,15 @@
        -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2],
    lambda and nu set once, when the phase begins, so that those terms have the asked shares.
 
-Of each phase the moving average of the weights with the lowest validation loss is kept. Where an
-adversarial moment rings an alarm, the run goes back to the last sound one, and on with half the
-adversarial share and rates; the third time that phase ends. A batch is a function of the seed and
-the step's number alone, so that a killed run goes on exactly from its checkpoint.
+D is shown G(x) with noise like the target's, measured against the twin when the warm start ends.
+Else it tells clean images from noisy ones at once, learns nothing else, and teaches the generator
+noise; so it learns what structures look like.
+
+Kept is a moving average of the weights: of the warm start where the validation loss is the lowest,
+of the adversarial phase the last sound one, for what an adversary adds costs some of that loss.
+Where an adversarial moment rings an alarm, the run goes back to the last sound one, and on with
+half the adversarial share and rates; the third time that phase ends. A batch is a function of the
+seed and the step's number alone, so that a killed run goes on exactly from its checkpoint.
 
 Several processes, and several batches for one step, give what one batch as large as all of theirs
 together gives, but for rounding: gradients are averaged over them, and what is decided (weights of
@@ -35,10 +40,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from crosscope.data.errors import InputError, ModelError, PairError
+from crosscope.data.noise import Noise, measure_noise
 from crosscope.data.registered import RegisteredPair
 from crosscope.data.sampling import Split, measure_scaling, split_fields
 from crosscope.model.alarms import Alarm, find_alarms, measure_artefacts
-from crosscope.model.batches import Data, draw_ahead, draw_batch, load, loaded
+from crosscope.model.batches import Data, draw_ahead, draw_batch, draw_grain, load, loaded
 from crosscope.model.discriminator import Discriminator
 from crosscope.model.engine import choose_engine, find_device
 from crosscope.model.generator import build_generator
@@ -215,7 +221,7 @@ def train(
                 if alarms:
                     roll_back(state, alarms, say)
                 else:
-                    keep_best(state, line["validation"], state.progress.phase)
+                    keep(state, line["validation"], state.progress.phase)
                     state.mark_sound()
                 if writes:
                     save_checkpoint(state, writes / "checkpoints", about)
@@ -326,6 +332,9 @@ def take_up(
     if processes.agree([checkpoint.progress.step]) != [checkpoint.progress.step]:
         reason = "is not the one that the first process goes on from"
         raise ModelError(checkpoint.path, reason, "Put RUN on a disk that all processes see")
+    if checkpoint.progress.phase != "warm" and not checkpoint.progress.target_noise:
+        reason = "was made by another version of crosscope"
+        raise ModelError(checkpoint.path, reason, "Choose another RUN")
     state.restore(checkpoint.tensors, checkpoint.progress)
 
 
@@ -404,13 +413,15 @@ def train_step(
         outputs = [plan.engine.run(state.generator, part) for part in sources]
 
     if progress.phase != "warm":
+        grains = draw_grain(plan, progress.step, source.device, processes).chunk(parts)
         state.discriminator_optimiser.zero_grad(set_to_none=True)
-        for output, wanted in zip(outputs, targets, strict=True):
-            both = torch.cat((wanted, output.detach()))  # at once: its large weights are read once
-            real, fake = plan.engine.run(state.discriminator, both).chunk(2)
-            loss = discriminator_loss(real, fake)
+        for output, wanted, grain in zip(outputs, targets, grains, strict=True):
+            fake = as_taken(output.detach(), grain, progress)
+            both = torch.cat((wanted, fake))  # at once: its large weights are read once
+            taken, made = plan.engine.run(state.discriminator, both).chunk(2)
+            loss = discriminator_loss(taken, made)
             (loss / parts).backward()  # type: ignore[no-untyped-call]
-            right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+            right = ((taken > 0).float().mean() + (made < 0).float().mean()) / 2
             note(discriminator=loss, discriminator_accuracy=right)
         descend(state.discriminator_optimiser, processes)
         progress.discriminator_steps += 1
@@ -430,7 +441,8 @@ def train_step(
         objective = progress.mse_weight * mse + progress.ssim_weight * dissimilar
         note(mse=mse, ssim=dissimilar)
         if progress.phase == "adversarial":
-            adversarial = adversarial_loss(plan.engine.run(state.discriminator, output))
+            fake = as_taken(output, grains[n], progress)
+            adversarial = adversarial_loss(plan.engine.run(state.discriminator, fake))
             objective = objective + progress.adversarial_weight * adversarial
             note(adversarial=adversarial)
         if learns:
@@ -451,6 +463,15 @@ def _compare(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return MSE and SSIM."""
     return mse_loss(output, target), ssim(output, target, data_range=DATA_RANGE)
+
+
+def as_taken(
+    output: Float[Tensor, "b 1 y x"], grain: Float[Tensor, "b 1 y x"], progress: Progress
+) -> Float[Tensor, "b 1 y x"]:
+    """Return the output as the target's detector would have taken it, with noise."""
+    noise = Noise(**progress.target_noise)
+    light = (output.detach() - noise.zero).clamp(min=0)
+    return output + (noise.gain * light + noise.read_noise**2).sqrt() * grain
 
 
 def descend(optimiser: Adam, processes: Processes = ALONE) -> None:
@@ -499,8 +520,10 @@ def enter_phase(
     if "warm" in state.kept:
         state.average.load_state_dict(state.kept["warm"])
         state.generator.load_state_dict(state.kept["warm"])
+    steps = range(progress.step, progress.step + 16)
+    if not progress.target_noise:
+        progress.target_noise = measure_target_noise(state, plan, data, steps, processes)
     if phase == "adversarial":
-        steps = range(progress.step, progress.step + 16)
         terms = [terms_of(state, plan, data, step, processes) for step in steps]
         mse, ssim_term, adversarial = np.mean(terms, axis=0)
         total = adversarial / (1 - plan.mse_share - plan.ssim_share)
@@ -511,17 +534,39 @@ def enter_phase(
 
 
 @torch.no_grad()
+def measure_target_noise(
+    state: State, plan: TrainingPlan, data: Data, steps: Sequence[int], processes: Processes = ALONE
+) -> dict[str, float]:
+    """Measure the scaled target's noise on the batches of some steps, against the generator."""
+    off, expected = [], []
+    for step in steps:
+        source, target = draw_batch(data, plan, step, processes)
+        for part, wanted in zip(
+            source.chunk(plan.accumulate), target.chunk(plan.accumulate), strict=True
+        ):
+            output = plan.engine.run(state.generator, part)
+            off.append((wanted - output).reshape(-1, plan.patch_px).cpu().numpy())
+            expected.append(output.reshape(-1, plan.patch_px).cpu().numpy())
+    noise = measure_noise(np.concatenate(off), np.concatenate(expected))
+    assert noise is not None, "a patch has pixels enough"
+    names, values = zip(*asdict(noise).items(), strict=True)
+    return dict(zip(names, processes.agree(values), strict=True))
+
+
+@torch.no_grad()
 def terms_of(
     state: State, plan: TrainingPlan, data: Data, step: int, processes: Processes = ALONE
 ) -> tuple[float, float, float]:
     """Return the MSE, SSIM and adversarial terms of one step's whole batch."""
     source, target = draw_batch(data, plan, step, processes)
+    grains = draw_grain(plan, step, source.device, processes)
     sums = np.zeros(3)
-    for part, wanted in zip(
-        source.chunk(plan.accumulate), target.chunk(plan.accumulate), strict=True
+    for part, wanted, grain in zip(
+        *(whole.chunk(plan.accumulate) for whole in (source, target, grains)), strict=True
     ):
         output = plan.engine.run(state.generator, part)
-        verdict = adversarial_loss(plan.engine.run(state.discriminator, output))
+        fake = as_taken(output, grain, state.progress)
+        verdict = adversarial_loss(plan.engine.run(state.discriminator, fake))
         mse, similarity = _compare(output, wanted)
         sums += [float(mse), float(similarity), float(verdict)]
     mean_mse, mean_ssim, adversarial = processes.mean((sums / plan.accumulate).tolist())
@@ -614,10 +659,12 @@ def roll_back(state: State, alarms: Sequence[Alarm], say: Callable[[str], None])
     say(f"Step {progress.step}: {what}. {then}. {remedies}.")
 
 
-def keep_best(state: State, validation: Mapping[str, float], phase: str) -> None:
-    """Keep a copy of the moving average where the validation loss is the phase's lowest."""
+def keep(state: State, validation: Mapping[str, float], phase: str) -> None:
+    """Keep a copy of the moving average: of the warm start the best, then the last sound one."""
     best, progress = state.progress.best, state.progress
-    if phase == "discriminator" or (phase in best and validation["loss"] >= best[phase]["loss"]):
+    if phase == "discriminator":
+        return
+    if phase == "warm" and phase in best and validation["loss"] >= best[phase]["loss"]:
         return
     best[phase] = {"step": progress.step, **validation}
     state.kept[phase] = copy.deepcopy(state.average.state_dict())

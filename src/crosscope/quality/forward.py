@@ -20,12 +20,12 @@ from scipy.optimize import isotonic_regression
 
 from crosscope.data.background import measure_background
 from crosscope.data.errors import PairError
+from crosscope.data.noise import Noise
 from crosscope.data.numbers import GREY, ZOOM, read_number
 from crosscope.data.registered import RegisteredPair
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.metrics.decorrelation import measure_decorrelation
 from crosscope.metrics.typical import typical_fwhm
-from crosscope.quality.noise import Noise
 
 FREQUENCIES = 65
 """Places at which the transfer function is known, 0 to 0.5 cycles per pixel of the target."""

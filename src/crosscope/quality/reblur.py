@@ -21,10 +21,10 @@ from jaxtyping import Float, Float32, Num
 from scipy import ndimage
 
 from crosscope.data.grids import Axis, resample, resample_within
+from crosscope.data.noise import Noise, measure_noise
 from crosscope.data.registered import RegisteredPair
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import Forward, estimate_forward, in_blocks
-from crosscope.quality.noise import Noise, measure_noise
 
 HALO = 3.0  # in widths of the source's finest structure
 LIMIT = 5.0

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crosscope.quality.noise import Noise, measure_noise
+from crosscope.data.noise import Noise, measure_noise
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(8)
 
 
 def light(rng: np.random.Generator, px: int = 384) -> np.ndarray:
