@@ -537,13 +537,15 @@ def enter_phase(
 def measure_target_noise(
     state: State, plan: TrainingPlan, data: Data, steps: Sequence[int], processes: Processes = ALONE
 ) -> dict[str, float]:
-    """Measure the scaled target's noise on the batches of some steps, against the generator."""
+    """Measure the scaled target's noise on the batches of some steps, against the generator.
+
+    Every process takes the whole batches: what is found doesn't depend on how many there are.
+    """
     off, expected = [], []
+    parts = plan.accumulate * processes.count
     for step in steps:
-        source, target = draw_batch(data, plan, step, processes)
-        for part, wanted in zip(
-            source.chunk(plan.accumulate), target.chunk(plan.accumulate), strict=True
-        ):
+        source, target = draw_batch(data, replace(plan, accumulate=parts), step)
+        for part, wanted in zip(source.chunk(parts), target.chunk(parts), strict=True):
             output = plan.engine.run(state.generator, part)
             off.append((wanted - output).reshape(-1, plan.patch_px).cpu().numpy())
             expected.append(output.reshape(-1, plan.patch_px).cpu().numpy())
