@@ -57,15 +57,20 @@ Job = Callable[[Path], dict[str, Any]]
 
 
 def share_of_adversary(percent: float) -> dict[str, Any]:
-    """Return the plan's changes that give the adversarial term this share of L(G; D)."""
-    rest = (1 - percent / 100) / 2
-    return {"mse_share": rest, "ssim_share": rest}
+    """Return the plan's changes that give the adversarial term this share of L(G; D).
+
+    The rest is divided between MSE and SSIM as by default.
+    """
+    usual = cs.TrainingPlan()
+    scale = (1 - percent / 100) / (usual.mse_share + usual.ssim_share)
+    return {"mse_share": scale * usual.mse_share, "ssim_share": scale * usual.ssim_share}
 
 
 PAPER = {key: value for key, value in asdict(paper_plan(base=16)).items() if key != "seed"}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "MSE and SSIM only": {"warm_share": 1.0},
     **{f"adversarial {percent} %": share_of_adversary(percent) for percent in (1, 5, 10, 90)},
+    "adversarial 10 %, SSIM 45 %": {"mse_share": 0.45, "ssim_share": 0.45},
     "paper": PAPER | {"minutes": None, "steps": PAPER_STEPS, "threads": 1},
 }
 

@@ -3,7 +3,7 @@
     python examples/nuclei_by_transfer.py [OUT] [--small] [--seed N]
 
 The bead model that comes with the program is judged on nuclei; then nuclei pairs train it further
-(`train --init`), beside a model from nothing, both by a twentieth of a whole training's budget. By
+(`train --init`), beside a model from nothing, both by a thirtieth of a whole training's budget. By
 all of it a model of beads and nuclei mixed is trained, and, from the bead model, the one for nuclei
 that comes with the program. A learning curve tells how many pairs are worth taking.
 """
@@ -17,7 +17,7 @@ from recipes import Size, View, figures_of, judge, learn, run, take, train, with
 import crosscope as cs
 
 NUCLEI = View("confocal-sted", "nuclei")
-SHORT = 20  # so small a part of the budget shows what the start is worth
+SHORT = 30  # so small a part of the budget shows what the start is worth
 
 
 def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:

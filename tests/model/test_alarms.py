@@ -8,7 +8,7 @@ from torch import nn
 
 from crosscope.model.alarms import (
     GUESSING,
-    PATIENCE_STEPS,
+    PATIENCE,
     PATTERN,
     PSNR_LOST_DB,
     SHARPNESS,
@@ -145,13 +145,11 @@ TWIN = {"psnr_db": 25.0, "spread": 0.04, "pattern": 0.002, "sharpness": 1.0}
 
 
 def alarms(
-    *, lost_db: float = 0.0, accuracy: float = 0.7, steps: int = PATIENCE_STEPS, loss: float = 1.0
+    *, lost_db: float = 0.0, accuracy: float = 0.7, path: float = PATIENCE, loss: float = 1.0
 ) -> list[str]:
     validation = TWIN | {"psnr_db": TWIN["psnr_db"] - lost_db}
     losses = {"discriminator_accuracy": accuracy}
-    found = find_alarms(
-        validation, TWIN, losses, discriminator_steps=steps, discriminator_loss=loss
-    )
+    found = find_alarms(validation, TWIN, losses, discriminator_path=path, discriminator_loss=loss)
     return [alarm.name for alarm in found]
 
 
@@ -164,7 +162,7 @@ def test_a_discriminator_that_wins_is_an_alarm_where_it_does_harm() -> None:
 def test_a_discriminator_that_never_learned_is_an_alarm_one_that_was_beaten_is_none() -> None:
     never = 2 * math.log(2)
     assert alarms(accuracy=0.5, loss=never) == ["discriminator learns nothing"]
-    assert alarms(accuracy=0.5, loss=never, steps=PATIENCE_STEPS - 1) == []
+    assert alarms(accuracy=0.5, loss=never, path=0.99 * PATIENCE) == []
     assert alarms(accuracy=0.5, loss=GUESSING - 0.01) == []
 
 
@@ -172,7 +170,7 @@ def test_an_alarm_tells_its_figure_its_limit_and_a_remedy() -> None:
     validation = TWIN | {"psnr_db": 20.0, "sharpness": 3.0}
     losses = {"discriminator_accuracy": 0.7}
     collapse, sharp = find_alarms(
-        validation, TWIN, losses, discriminator_steps=9, discriminator_loss=1.0
+        validation, TWIN, losses, discriminator_path=0.0, discriminator_loss=1.0
     )
     assert (collapse.figure, collapse.limit) == (5.0, PSNR_LOST_DB)
     assert (sharp.figure, sharp.limit) == (3.0, SHARPNESS)

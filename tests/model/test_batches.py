@@ -68,12 +68,14 @@ def test_processes_and_parts_share_one_noise(count: int, parts: int) -> None:
     assert not torch.equal(draw_grain(replace(PLAN, batch=3 * parts * count), 8, PROCESSOR), whole)
 
 
-def test_noise_is_white_of_variance_1_and_tells_nothing_of_the_patches_chosen() -> None:
+def test_noise_is_white_of_variance_1_and_not_of_the_numbers_that_choose_the_patches() -> None:
     grain = draw_grain(replace(PLAN, batch=100), 3, PROCESSOR)
     assert grain.shape == (100, 1, 32, 32)
     assert float(grain.std()) == pytest.approx(1, abs=0.01)
     assert float(grain.mean()) == pytest.approx(0, abs=0.01)
     assert abs(float((grain[..., 1:] * grain[..., :-1]).mean())) < 0.01
+    chooses = np.random.default_rng([PLAN.seed, 3, PLAN.member])  # as in `draw_batch`
+    assert not np.array_equal(grain.numpy(), chooses.standard_normal(grain.shape, np.float32))
 
 
 def test_batches_drawn_ahead_are_those_of_their_steps() -> None:

@@ -231,6 +231,17 @@ def test_the_kept_weights_are_the_last_sound_ones(whole: Model) -> None:
     assert whole.log[-1]["phase"] == "adversarial"
 
 
+@pytest.mark.parametrize(("phase", "kept"), [("warm", 1.0), ("adversarial", 2.0)])
+def test_a_higher_loss_is_kept_of_the_adversarial_phase_only(phase: str, kept: float) -> None:
+    state = training.start(PLAN, None, torch.device("cpu"))
+    for value in (1.0, 2.0):
+        for weights in state.average.parameters():
+            weights.data.fill_(value)
+        training.keep(state, {"loss": value}, phase)
+    assert state.progress.best[phase]["loss"] == kept
+    assert {float(weights.min()) for weights in state.kept[phase].values()} == {kept}
+
+
 def test_the_discriminator_is_shown_outputs_with_noise_like_the_targets() -> None:
     state = training.start(PLAN, None, torch.device("cpu"))  # the identity
     rng = np.random.default_rng(4)
@@ -251,6 +262,32 @@ def test_the_discriminator_is_shown_outputs_with_noise_like_the_targets() -> Non
     shown.sum().backward()  # type: ignore[no-untyped-call]
     assert output.grad is not None
     assert torch.equal(output.grad, torch.ones_like(output))  # the noise is not the network's
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_discriminator_never_sees_an_output_without_noise(
+    parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(PLAN, accumulate=parts)
+    state = training.start(plan, None, torch.device("cpu"))
+    state.progress.phase = "adversarial"
+    state.progress.target_noise = {"gain": 0.0, "read_noise": 0.1, "zero": 0.0}
+    flat = torch.full((plan.batch * parts, 1, plan.patch_px, plan.patch_px), 0.5)
+    shown: list[torch.Tensor] = []
+    judge = state.discriminator.forward
+
+    def look(y: torch.Tensor) -> torch.Tensor:
+        shown.append(y.detach())
+        return judge(y)
+
+    monkeypatch.setattr(state.discriminator, "forward", look)
+    training.train_step(state, plan, flat, flat)
+    training.terms_of(state, plan, Data(flat, flat), 0)
+    assert len(shown) == 3 * parts
+    real, fake = shown[0].chunk(2)
+    assert torch.equal(real, flat[: plan.batch])
+    for images in (fake, *shown[parts:]):
+        assert float(images[-plan.batch :].std()) == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_seed_decides(whole: Model) -> None:

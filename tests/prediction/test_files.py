@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -159,6 +160,33 @@ def test_what_is_overwritten_loses_its_picture(make_scaler: MakeScaler, tmp_path
     plain = write(tmp_path / "in" / "c.tif")
     predict_files(make_scaler(), plain, out / "b.tif", plan=PLAN, overwrite=True)
     assert names_in(out) == ["b.tif", "b.tif.json"]
+
+
+def test_a_failed_image_of_a_folder_loses_its_picture(
+    make_scaler: MakeScaler, tmp_path: Path
+) -> None:
+    write_channels(tmp_path / "in" / "a.tif")
+    write_channels(tmp_path / "in" / "b.tif")
+    models, out = {"a": make_scaler(), "b": make_scaler()}, tmp_path / "out"
+    predict_files(models, tmp_path / "in", out, plan=PLAN)
+    (tmp_path / "in" / "b.tif").unlink()
+    write_channels(tmp_path / "in" / "b.tif", "ac")
+    predict_files(models, tmp_path / "in", out, plan=PLAN, overwrite=True)
+    assert names_in(out) == ["a.png", "a.tif", "b.tif"]  # the sidecar no longer knows b.png
+
+
+def test_a_picture_never_lies_by_another_output(
+    make_scaler: MakeScaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write_channels(tmp_path / "in" / "a.tif"), tmp_path / "out" / "b.tif"
+    models = {"a": make_scaler(), "b": make_scaler()}
+    predict_files(models, source, out, plan=PLAN)
+
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=full))
+    with pytest.raises(OutputError, match="No space left"):
+        predict_files(models, source, out, plan=PLAN, overwrite=True)
+    assert names_in(out.parent) == ["b.tif", "b.tif.json"]
 
 
 def test_a_stale_picture_that_cannot_be_removed_is_named(

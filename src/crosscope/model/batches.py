@@ -25,7 +25,7 @@ from crosscope.model.processes import ALONE, Processes
 
 AHEAD = 3  # so many batches are drawn before they are needed
 PROCESSOR = torch.device("cpu")
-_GRAIN = 1  # apart from what the patches are chosen by
+_GRAIN = 1  # so that noise is not of the numbers that choose the patches
 
 
 @dataclass(frozen=True, eq=False)

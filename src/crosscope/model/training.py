@@ -73,7 +73,7 @@ from crosscope.model.trial import cut_tile
 DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 high
 MOMENTS = 24  # validations and checkpoints in a run ...
 MOMENT_STEPS = 1000  # ... and at least one in so many steps
-LONGEST = 1.5  # of a gradient, in usual lengths: by 4 a network was still thrown back
+LONGEST = 1.5  # of a gradient, in usual lengths: at 4 a network was still thrown back
 SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
@@ -479,7 +479,7 @@ def descend(optimiser: Adam, processes: Processes = ALONE) -> None:
 
     A gradient longer than one and a half of the usual is shortened to that: else a single batch
     throws the network back by some dB now and then, for Adam's steps are only as short as the
-    gradients before were alike.
+    gradients before were alike. Where the objective changes, all are, until Adam has caught up.
     """
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -538,6 +538,11 @@ def measure_target_noise(
     state: State, plan: TrainingPlan, data: Data, steps: Sequence[int], processes: Processes = ALONE
 ) -> dict[str, float]:
     """Measure the scaled target's noise on the batches of some steps, against the generator.
+
+    It is right where the noise is white and the target's pixels are finer than its structures.
+    Where structures reach the pixels' limit, as in wide-field images, what the generator misses
+    counts as noise, and the discriminator is shown too much of it; of targets that were
+    interpolated or deconvolved it is shown too little.
 
     Every process takes the whole batches: what is found doesn't depend on how many there are.
     """
@@ -633,11 +638,12 @@ def judge(
         progress.discriminator_loss = min(progress.discriminator_loss, losses["discriminator"])
     if progress.phase != "adversarial":
         return ()
+    rate = state.discriminator_optimiser.param_groups[0]["lr"]
     return find_alarms(
         validation,
         progress.best["warm"],
         losses,
-        discriminator_steps=progress.discriminator_steps,
+        discriminator_path=progress.discriminator_steps * rate,
         discriminator_loss=progress.discriminator_loss,
     )
 

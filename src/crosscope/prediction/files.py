@@ -6,6 +6,7 @@ Models of several channels give a colour composite, too: sharp.png beside sharp.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -190,8 +191,8 @@ def predict_files(
     With `intervals` the bounds of every pixel, and what is sure of it, lie there in the same way,
     as low, high and sure: see `bounds`. It takes as long as three predictions in float32.
 
-    What is overwritten loses what an earlier call laid beside it and this one does not replace: a
-    trust map is never of another output than it lies by.
+    What is overwritten first loses what an earlier call laid beside it: a trust map is never of
+    another output than it lies by.
 
     Raises
     ------
@@ -296,12 +297,24 @@ def _try_file(
     say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any] | Failure:
     file, to = file_to
+
+    def aside(what: str) -> Path:
+        return to.parent / what / to.name
+
     try:
-        return _predict_file(
-            work, file, to, lambda what: to.parent / what / to.name, None, watch, say
-        )
+        return _predict_file(work, file, to, aside, None, watch, say)
     except CrosscopeError as error:
+        with suppress(OutputError):  # then they lie by the output that they are of
+            _discard_earlier(work, file, to, aside)  # the sidecar will not know of them
         return Failure(file, error)
+
+
+def _discard_earlier(work: _Work, source: Path, output: Path, aside: Aside) -> None:
+    """Remove what an earlier call laid beside an output."""
+    for what in work.earlier.get(output.name, frozenset()):
+        earlier = output.with_suffix(".png") if what == _COMPOSITE else aside(what)
+        if earlier.resolve() != source.resolve():
+            discard(earlier)
 
 
 def _predict_file(
@@ -326,6 +339,7 @@ def _predict_file(
     image = None if by_parts else read_image(source)
     with slide_of(image) if image else open_slide(source) as slide:
         judged = inspector.admit(models, slide, plan) if inspector else Verdict()
+        _discard_earlier(work, source, output, aside)
         made = _make(work, image or source, output, run, predicting(0), say)
         if work.bounds:
             low, high = (
@@ -362,7 +376,7 @@ def _predict_file(
     if made.composite:
         with writing(output.with_suffix(".png"), overwrite=overwrite) as part:
             part.write_bytes(made.composite.png)
-    entry = {
+    return {
         "input": str(source),
         "output": str(output),
         "input_sha256": made.image.sha256,
@@ -381,11 +395,6 @@ def _predict_file(
         **({"intervals": bounds} if bounds else {}),
         **(_shown(made.composite, output) if made.composite else {}),
     }
-    for what in work.earlier.get(output.name, frozenset()) - _beside(entry):
-        stale = output.with_suffix(".png") if what == _COMPOSITE else aside(what)
-        if stale.resolve() != source.resolve():
-            discard(stale)
-    return entry
 
 
 def _make(
