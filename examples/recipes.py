@@ -34,7 +34,7 @@ class Size:
     training: int = 16  # pairs
     test: int = 8
     size_px: int = 512
-    steps: int = 6000  # 6 to 16 core-minutes
+    steps: int = 6000  # 4 to 16 core-minutes
     threads: int | None = None  # by measurement
     claims: bool = True  # in the certificate: what resolution, how linear
 

@@ -2,18 +2,18 @@
 
     python benchmarks/quality/seeds.py [seeds] [--steps 1500] [--fields 24]
 
-Models A and B learn from the same pairs by the same plan, few of the recipe's steps and none
-of its dim fields, but for the seed; A has a twin and members. Objects are found in their outputs as
-reports find them: spots above a quarter of the typical one, and in the other output down to half of
-that. "In one only": without a partner within half of the target's width in the other's output;
-asked for at most 5 %. Such an object is flagged where A's trust map is above the limit anywhere
-within half of that width: by the input alone, with the twin, and with twin and members (`check
---level full`); asked for at least 80 %. Or, one of A's, by the rules of `count_support`: where one
-of these networks does not show it, or shows it lower, or another object lies closer than the model
-is known to tell points apart. Beside it: the same of the objects that both show and the truth has,
-false alarms, and of those that the truth has not. The rules were chosen on the fields of seeds 3101
-and 3103. What lies near the border is left out. Trained models stay in the folder, and are not
-trained again.
+Models A and B learn from the same 16 pairs by the same plan, the default's but for few steps; of
+the pits' recipe that is a third of the fields, none of them dim, and another adversary. Only the
+seed differs; A has a twin and members. Objects are found in their outputs as reports find them:
+spots above a quarter of the typical one, and in the other output down to half of that. "In one
+only": without a partner within half of the target's width in the other's output; asked for at most
+5 %. Such an object is flagged where A's trust map is above the limit anywhere within half of that
+width: by the input alone, with the twin, and with twin and members (`check --level full`); asked
+for at least 80 %. Or, one of A's, by the rules of `count_support`: where one of these networks does
+not show it, or shows it lower, or another object lies closer than the model is known to tell points
+apart. Beside it: the same of the objects that both show and the truth has, false alarms, and of
+those that the truth has not. The rules were chosen on the fields of seeds 3101 and 3103. What lies
+near the border is left out. Trained models stay in the folder, and are not trained again.
 """
 
 import argparse

@@ -259,6 +259,8 @@ def test_the_discriminator_is_shown_outputs_with_noise_like_the_targets() -> Non
     for part in (dark, bright):
         spread = float((shown.detach() - light)[part].square().mean())
         assert spread == pytest.approx(float(variance[part].mean()), rel=0.15)
+    cubes = float((shown.detach() - light)[dark].pow(3).mean())
+    assert cubes == pytest.approx(0.02 * float(variance[dark].mean()), rel=0.25)  # as of photons
     shown.sum().backward()  # type: ignore[no-untyped-call]
     assert output.grad is not None
     assert torch.equal(output.grad, torch.ones_like(output))  # the noise is not the network's

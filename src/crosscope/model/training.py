@@ -468,10 +468,15 @@ def _compare(
 def as_taken(
     output: Float[Tensor, "b 1 y x"], grain: Float[Tensor, "b 1 y x"], progress: Progress
 ) -> Float[Tensor, "b 1 y x"]:
-    """Return the output as the target's detector would have taken it, with noise."""
+    """Return the output as the target's detector would have taken it, with noise.
+
+    Skewed as that of photons is, even in the dark: else a discriminator tells by this alone.
+    """
     noise = Noise(**progress.target_noise)
     light = (output.detach() - noise.zero).clamp(min=0)
-    return output + (noise.gain * light + noise.read_noise**2).sqrt() * grain
+    deviation = (noise.gain * light + noise.read_noise**2).sqrt()
+    skewness = noise.gain / deviation
+    return output + deviation * (grain + skewness / 6 * (grain.square() - 1))
 
 
 def descend(optimiser: Adam, processes: Processes = ALONE) -> None:
