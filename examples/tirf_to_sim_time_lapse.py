@@ -37,8 +37,8 @@ PITS, FILAMENTS = View("tirf-sim", "pits"), View("tirf-sim", "filaments")
 # least squares draws a dim pit beside a bright one as its shoulder: an adversary parts them
 PARTING: dict[str, Any] = {
     "warm_share": 0.7,
-    "mse_share": 0.25,
-    "ssim_share": 0.25,
+    "mse_share": 0.45,
+    "ssim_share": 0.05,
     "adversarial_rate": 2e-4,
 }
 CLOSE_NM, CLOSE_HALF_NM = 120.0, 10.0  # 110 to 130 nm
