@@ -229,7 +229,7 @@ def lapse(figures: Figures) -> list[str]:
 
 def ablation(jobs: Mapping[str, Figures]) -> list[str]:
     """Return what every objective is worth."""
-    return table(HEAD, [_row(name, jobs[name]) for name in ABLATIONS])
+    return table(HEAD, [_row(name, jobs[name]) for name in ABLATIONS if name in jobs])
 
 
 HEAD = ["", "PSNR, dB", "SSIM", "spectrum off", "FWHM, nm", "F1", "invented", "pairs from, nm"]

@@ -470,7 +470,7 @@ def as_taken(
 ) -> Float[Tensor, "b 1 y x"]:
     """Return the output as the target's detector would have taken it, with noise.
 
-    Skewed as that of photons is, even in the dark: else a discriminator tells by this alone.
+    Skewed as that of photons is, even in the dark: by this, too, a discriminator could tell.
     """
     noise = Noise(**progress.target_noise)
     light = (output.detach() - noise.zero).clamp(min=0)
