@@ -120,7 +120,7 @@ def find_alarms(
     wins = accuracy > WINNING and lost_db > PSNR_WON_DB
     learns_nothing = discriminator_path >= PATIENCE and discriminator_loss > GUESSING
     gentler = "Lower adversarial_rate, or raise mse_share"
-    longer = "Raise mse_share and ssim_share, or warm_share: train longer before the adversary"
+    longer = "Raise mse_share, or warm_share: train longer before the adversary"
     slower = "Lower discriminator_rate, or raise warm_share: train longer before the adversary"
     faster = "Raise discriminator_rate or discriminator_base"
     judged = (
