@@ -37,7 +37,7 @@ PITS, FILAMENTS = View("tirf-sim", "pits"), View("tirf-sim", "filaments")
 # least squares draws a dim pit beside a bright one as its shoulder: an adversary parts them
 PARTING: dict[str, Any] = {
     "warm_share": 0.7,
-    "mse_share": 0.45,
+    "mse_share": 0.5,
     "ssim_share": 0.05,
     "adversarial_rate": 2e-4,
 }
