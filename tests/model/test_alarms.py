@@ -14,6 +14,7 @@ from crosscope.model.alarms import (
     SHARPNESS,
     find_alarms,
     measure_artefacts,
+    only_guesses,
 )
 from crosscope.model.batches import Data
 from crosscope.model.discriminator import Discriminator
@@ -164,6 +165,8 @@ def test_a_discriminator_that_never_learned_is_an_alarm_one_that_was_beaten_is_n
     assert alarms(accuracy=0.5, loss=never) == ["discriminator learns nothing"]
     assert alarms(accuracy=0.5, loss=never, path=0.99 * PATIENCE) == []
     assert alarms(accuracy=0.5, loss=GUESSING - 0.01) == []
+    assert only_guesses(never)
+    assert not only_guesses(GUESSING)
 
 
 def test_an_alarm_tells_its_figure_its_limit_and_a_remedy() -> None:

@@ -35,6 +35,7 @@ def test_a_learning_curve_is_taken_on_nested_parts_of_the_training_fields() -> N
     curve = curved.training["learning_curve"]
     assert [point["pairs"] for point in curve] == [1, 2, 4]
     assert curve[-1]["psnr_db"] == model.training["validation"]["psnr_db"]
+    assert all(point["psnr_db"] > 0 for point in curve)
     assert all(point["loss"] > 0 for point in curve)
     assert told == sorted(told)
     assert told[-1] == 1

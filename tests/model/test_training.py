@@ -17,12 +17,14 @@ from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair, Transform
 from crosscope.data.sampling import STACKS
 from crosscope.model import training
+from crosscope.model.alarms import GUESSING
 from crosscope.model.batches import Data
 from crosscope.model.model import Model
 from crosscope.model.plan import TrainingPlan
-from crosscope.model.state import load_checkpoint
+from crosscope.model.state import Progress, load_checkpoint
 from crosscope.model.training import LONGEST, Moment, TrainingError, descend, train, usual_length
 from crosscope.model.trial import cut_tile
+from crosscope.prediction.images import SAME_PIXEL
 
 
 def spots(
@@ -343,6 +345,32 @@ ABSURD = replace(PLAN, adversarial_rate=3.0)
 def test_a_sound_training_rings_no_alarm(whole: Model) -> None:
     assert all(line["alarms"] == [] and not line["rolled_back"] for line in whole.log)
     assert (whole.training["kept"], whole.training["rollbacks"]) == ("adversarial", 0)
+    assert whole.training["alarms"] == []
+
+
+def test_a_discriminator_that_only_guessed_is_told_at_the_end() -> None:
+    said: list[str] = []
+    model = train(PAIRS, PLAN, say=said.append)
+    assert said[-1].startswith("The discriminator only guessed (its lowest loss is 1.38")
+    assert "nearly its twin" in said[-1]
+    assert "warm_share" in said[-1]
+    assert "discriminator_rate" in said[-1]
+    last, told = model.log[-1]["losses"], model.training["discriminator"]
+    assert told["accuracy"] == last["discriminator_accuracy"]
+    assert told["loss"] == last["discriminator"]
+    lines = [line["losses"] for line in model.log if "discriminator" in line["losses"]]
+    lowest = min(losses["discriminator"] for losses in lines)
+    assert told["lowest_loss"] == min(lowest, 2 * math.log(2))
+
+
+def test_nothing_is_told_of_a_discriminator_that_learned_or_never_began() -> None:
+    said: list[str] = []
+    for loss in (0.5, GUESSING):
+        training.tell_guessing(Progress(discriminator_loss=loss), said.append)
+    assert said == []
+    model = train(PAIRS, replace(PLAN, warm_share=1.0, steps=4), say=said.append)
+    assert model.training["discriminator"] is None
+    assert not [sentence for sentence in said if "discriminator" in sentence]
 
 
 @pytest.mark.usefixtures("often")
@@ -361,6 +389,9 @@ def test_an_absurd_rate_is_rolled_back_and_ends_with_the_twin() -> None:
         for alarm in line["alarms"]:
             assert sum(alarm["name"] in sentence for sentence in said) >= 1
             assert any(alarm["remedy"] in sentence for sentence in said)
+            told = f"step {line['step']}, {alarm['name']}: "
+            assert any(words.startswith(told) for words in model.training["alarms"])
+    assert "--set NAME=VALUE" in next(sentence for sentence in said if "Back to" in sentence)
     assert "twin" in said[-1]
     warm = max(line["validation"]["psnr_db"] for line in model.log if line["phase"] == "warm")
     assert model.training["validation"]["psnr_db"] == pytest.approx(warm, abs=0.1)
@@ -406,6 +437,38 @@ def test_a_run_killed_after_a_roll_back_goes_on_exactly(tmp_path: Path, after: i
     assert_same(resumed.generator, straight.generator)
     assert lines(resumed) == lines(straight)
     assert resumed.training["rollbacks"] == 3
+
+
+# --- where it starts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source_nm", "target_nm", "words"),
+    [
+        ((30.0, 30.0), (30.0, 30.0), None),
+        ((30.5, 29.5), (30.3, 30.0), None),
+        ((31.0, 30.0), (30.0, 30.0), "31 x 30 to 30 nm"),
+        ((650.0, 650.0), (325.0, 325.0), "650 to 325 nm"),
+    ],
+)
+def test_a_start_made_for_other_pixels_is_told(
+    whole: Model,
+    source_nm: tuple[float, float],
+    target_nm: tuple[float, float],
+    words: str | None,
+) -> None:
+    said: list[str] = []
+    init = replace(whole, source_pixel_size_nm=source_nm, target_pixel_size_nm=target_nm)
+    train(PAIRS, replace(PLAN, steps=1), init=init, say=said.append)
+    told = [sentence for sentence in said if "does not fit" in sentence]
+    assert bool(told) == bool(words)
+    if words:
+        assert f"made for pixels of {words} (source to target)" in told[0]
+        assert "these pairs have 30 to 30 nm" in told[0]
+
+
+def test_pixel_sizes_are_the_same_where_prediction_takes_them_as_the_same() -> None:
+    assert training.SAME_PIXEL == SAME_PIXEL
 
 
 # --- what it writes -------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
 from crosscope.data.errors import OutputError
+from crosscope.report.charts import charts_of
 from crosscope.report.page import Thumbnails, View, _coded, _round_up, write_page
 from crosscope.report.tables import at, finite, verdict
 
@@ -790,7 +791,7 @@ def test_charts_are_read_easily(browser: Browser, page: Path, media: str, width:
         "(m => Math.hypot(m.a, m.b))(e.getScreenCTM()) * "
         "parseFloat(getComputedStyle(e).fontSize)])])"
     )
-    assert len(charts) == 10
+    assert len(charts) == 9
     for (left, top, right, bottom), texts in charts:
         assert len(texts) > 8
         for words, box, height in texts:
@@ -907,6 +908,40 @@ def test_what_is_missing_is_left_out_and_said(tmp_path: Path) -> None:
     ):
         assert words in text, words
     assert not re.search(r"\b(nan|None|null|undefined)\b", text)
+
+
+def words_of(report: dict[str, Any], title: str) -> str:
+    (chart,) = (chart for chart in charts_of(report) if chart.title == title)
+    return chart.words
+
+
+def test_the_learning_curve_is_of_psnr_and_says_where_it_deceives() -> None:
+    report = report_of(2, **BARE | {"learning_curve": report_of(2)["learning_curve"]})
+    words = words_of(report, "Learning curve")
+    for told in ("PSNR", "against the target, noise included", "at the noise", "few steps"):
+        assert told in words
+    for point in report["learning_curve"]:
+        del point["psnr_db"]
+    assert words_of(report, "Learning curve") == "it holds no PSNR"
+
+
+def test_the_page_tells_of_the_discriminator_and_of_alarms() -> None:
+    report = report_of(2, **BARE | {"training": report_of(2)["training"]})
+    title, log = "Shares of the loss", report["training"]["log"]
+    assert words_of(report, title) == "What pulled the generator, step by step."
+    log[-1]["losses"] |= {"discriminator": 1.37, "discriminator_accuracy": 0.553}
+    for line in log:
+        line["alarms"] = []
+    words = words_of(report, title)
+    assert "55 % of the discriminator's answers were right, its loss was 1.37;" in words
+    assert words.endswith("No alarm rang.")
+    log[30]["alarms"] = [{"name": "collapse"}, {"name": "checkerboard"}]
+    told = "Rolled back after alarms: collapse at step 12000; checkerboard at step 12000."
+    assert words_of(report, title).endswith(told)
+    log[30]["alarms"] = [3, {}]  # a damaged log
+    log[-1]["losses"] |= {"discriminator": "x"}
+    assert "Rolled back" not in words_of(report, title)
+    assert "compare within a phase" in words_of(report, "Validation loss")
 
 
 @pytest.mark.parametrize("reasons", [["too dark"], {"psnr_db": {"output": "too dark"}}])

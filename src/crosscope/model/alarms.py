@@ -46,7 +46,7 @@ class Alarm:
     figure, limit : float
         What was measured, and how far it may go.
     remedy : str
-        What to do about it: a sentence.
+        What to do about it in the next training: a sentence that names fields of its plan.
     """
 
     name: str
@@ -118,7 +118,7 @@ def find_alarms(
     most_sharpness = SHARPNESS * max(1.0, twin["sharpness"])
     accuracy = losses["discriminator_accuracy"]
     wins = accuracy > WINNING and lost_db > PSNR_WON_DB
-    learns_nothing = discriminator_path >= PATIENCE and discriminator_loss > GUESSING
+    learns_nothing = discriminator_path >= PATIENCE and only_guesses(discriminator_loss)
     gentler = "Lower adversarial_rate, or raise mse_share"
     longer = "Raise mse_share, or warm_share: train longer before the adversary"
     slower = "Lower discriminator_rate, or raise warm_share: train longer before the adversary"
@@ -158,6 +158,11 @@ def find_alarms(
         ),
     )
     return tuple(alarm for rings, alarm in judged if rings)
+
+
+def only_guesses(discriminator_loss: float) -> bool:
+    """Tell whether a discriminator whose lowest L(D; G) this is does no better than a guess."""
+    return discriminator_loss > GUESSING
 
 
 def _ring_power(images: Float[Tensor, "n 1 y x"]) -> Float[Tensor, "r"]:

@@ -37,7 +37,14 @@ def measure_learning_curve(
     -------
     Model
         `training["learning_curve"]` is a list of {"pairs", "psnr_db", "loss"}, the figures those of
-        the same validation fields for all points. Each point costs the plan's whole budget.
+        the same validation fields for all points. Compare "psnr_db", against the target, noise
+        included; "loss" is weighted as each training weighs it. Each point costs the plan's whole
+        budget.
+
+    Notes
+    -----
+    Against a noisy target the PSNR flattens at the noise, however much the output still gains. Few
+    steps hide what more pairs are worth.
 
     Raises
     ------

@@ -43,7 +43,7 @@ from crosscope.data.errors import InputError, ModelError, PairError
 from crosscope.data.noise import Noise, measure_noise
 from crosscope.data.registered import RegisteredPair
 from crosscope.data.sampling import Split, measure_scaling, split_fields
-from crosscope.model.alarms import Alarm, find_alarms, measure_artefacts
+from crosscope.model.alarms import Alarm, find_alarms, measure_artefacts, only_guesses
 from crosscope.model.batches import Data, draw_ahead, draw_batch, draw_grain, load, loaded
 from crosscope.model.discriminator import Discriminator
 from crosscope.model.engine import choose_engine, find_device
@@ -78,7 +78,9 @@ SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
 _APART = 1_000_003  # from the first weights of one member to the next's: no other seed's
+SET = "crosscope train --set NAME=VALUE"  # what sets the fields that a remedy names
 ROLLBACKS = 3  # and the adversarial phase ends: a quarter of the share and rates did not help
+SAME_PIXEL = 0.02  # relative difference of pixel sizes that is none, as in `prediction.images`
 
 
 class TrainingError(InputError):
@@ -117,7 +119,8 @@ def train(
         Folder for log.jsonl, tensorboard and checkpoints; without it nothing is written. While
         training lasts the patches lie there too, in a hidden folder, and not in memory.
     init : Model, optional
-        Start from this model's weights (transfer learning).
+        Start from this model's weights (transfer learning). One made for other pixel sizes is
+        taken, too, and `say` is told so.
     resume : bool
         Go on from the newest checkpoint of `run`; the same plan and fields are needed.
     watch, say : callables
@@ -149,6 +152,8 @@ def train(
     if not processes.first:
         watch, say = (lambda moment: None), (lambda sentence: None)
     sizes_nm = _pixel_sizes_nm(pairs)
+    if init:
+        tell_other_pixels(init, sizes_nm, say)
     device = find_device()
     state = start(plan, init, device)
     checkpoint = None
@@ -231,6 +236,8 @@ def train(
         which = "its twin, without the adversarial part" if best == "warm" else "the last sound one"
         times = f"{state.progress.rollbacks} of at most {ROLLBACKS} times"
         say(f"The adversarial training was rolled back {times}: the model is {which}.")
+    if best == "adversarial":
+        tell_guessing(state.progress, say)
     generator = copy.deepcopy(state.average)
     generator.load_state_dict(state.kept[best])
     twin = copy.deepcopy(state.average)
@@ -258,6 +265,8 @@ def train(
             "shares": journal.lines[-1]["shares"],
             "kept": best,
             "rollbacks": state.progress.rollbacks,
+            "alarms": _alarms(journal.lines),
+            "discriminator": _discriminator(state.progress, journal.lines[-1]["losses"]),
             "processes": processes.count,
             "waiting_share": _waiting_share(state.progress.waited_s, state.progress.seconds),
         },
@@ -669,7 +678,40 @@ def roll_back(state: State, alarms: Sequence[Alarm], say: Callable[[str], None])
         then = "Back to the last sound weights, with half the adversarial share and rates"
     else:
         then = "The adversarial training ends here"
-    say(f"Step {progress.step}: {what}. {then}. {remedies}.")
+    say(f"Step {progress.step}: {what}. {then}. {remedies} ({SET}).")
+
+
+def tell_guessing(progress: Progress, say: Callable[[str], None]) -> None:
+    """Say so where the discriminator never did better than a guess: it has taught nothing.
+
+    Most trainings are too short for the alarm that waits for this.
+    """
+    if not only_guesses(progress.discriminator_loss):
+        return
+    say(
+        f"The discriminator only guessed (its lowest loss is {progress.discriminator_loss:.3f}, a "
+        f"guess has {2 * math.log(2):.3f}), so that the model is nearly its twin: for more of an "
+        f"adversary lower warm_share, or raise discriminator_rate ({SET})."
+    )
+
+
+def tell_other_pixels(
+    init: Model,
+    sizes_nm: tuple[tuple[float, float], tuple[float, float]],
+    say: Callable[[str], None],
+) -> None:
+    """Say so where the model to start from was made for other pixel sizes than the pairs'."""
+    made_nm = (init.source_pixel_size_nm, init.target_pixel_size_nm)
+    if np.abs(np.log(np.divide(sizes_nm, made_nm))).max() <= math.log1p(SAME_PIXEL):
+        return
+    made, have = (
+        " to ".join(" x ".join(dict.fromkeys(f"{side:.4g}" for side in size)) for size in sizes)
+        for sizes in (made_nm, sizes_nm)
+    )
+    say(
+        f"The model to start from was made for pixels of {made} nm (source to target), these pairs "
+        f"have {have} nm: what it has learnt of sizes does not fit."
+    )
 
 
 def keep(state: State, validation: Mapping[str, float], phase: str) -> None:
@@ -755,6 +797,26 @@ def _shares(progress: Progress, losses: Mapping[str, float]) -> dict[str, float]
     }
     total = sum(terms.values()) or 1.0
     return {name: term / total for name, term in terms.items()}
+
+
+def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the alarms that rang, each with its step and its figure."""
+    return [
+        f"step {line['step']}, {Alarm(**alarm)}"
+        for line in lines
+        for alarm in line.get("alarms", ())
+    ]
+
+
+def _discriminator(progress: Progress, losses: Mapping[str, float]) -> dict[str, float] | None:
+    """Return how well it told images apart at the end, or None where it never learned."""
+    if "discriminator" not in losses:
+        return None
+    return {
+        "accuracy": losses["discriminator_accuracy"],
+        "loss": losses["discriminator"],
+        "lowest_loss": progress.discriminator_loss,
+    }
 
 
 def _waiting_share(waited_s: float, seconds: float) -> float:

@@ -80,7 +80,7 @@ def charts_of(report: Any) -> list[Chart]:
         _spectra(report),
         _frc(report),
         *_training(report),
-        *_learning(report),
+        _learning(report),
     ]
 
 
@@ -213,6 +213,8 @@ def _training(report: Any) -> list[Chart]:
         )
         known = [f"{what} step {step}" for what, step in marks.items() if step is not None]
         words = f"{'; '.join(known)}.".capitalize() if known else "No step is marked."
+        if key == "loss" and adversarial:
+            words += " The adversarial phase weighs its terms anew: compare within a phase."
         charts.append(Chart(label.removesuffix(", dB"), svg, words))
     titles = {"adversarial": "Adversarial", "mse": "MSE", "ssim": "SSIM"}
     shares = {k: [at(entry, f"shares.{k}") for entry in log] for k in titles}
@@ -220,35 +222,58 @@ def _training(report: Any) -> list[Chart]:
     if not curves:
         return [*charts, Chart("Shares of the loss", None, "the training's log holds none")]
     svg = draw_curves(curves, "shares", x_label="Step", y_label="Share of the loss", vertical=marks)
-    return [*charts, Chart("Shares of the loss", svg, "What pulled the generator, step by step.")]
+    return [*charts, Chart("Shares of the loss", svg, _words_on_shares(log))]
 
 
-def _learning(report: Any) -> list[Chart]:
-    points = report.get("learning_curve") or []
+def _words_on_shares(log: Sequence[Mapping[str, Any]]) -> str:
+    """Tell what pulled the generator, how the discriminator ended, and which alarms rang."""
+    words = "What pulled the generator, step by step."
+    accuracy, loss = (
+        at(log[-1], f"losses.{name}") for name in ("discriminator_accuracy", "discriminator")
+    )
+    if all(isinstance(figure, int | float) for figure in (accuracy, loss)):
+        words += (
+            f" At the end {100 * float(accuracy):.0f} % of the discriminator's answers were right, "
+            f"its loss was {loss:.4g}; one that guesses has 50 % and {2 * math.log(2):.4g}."
+        )
+    rang = [
+        f"{alarm['name']} at step {entry['step']}"
+        for entry in log
+        for alarm in _mappings(entry.get("alarms"))
+        if "name" in alarm
+    ]
+    if rang:
+        words += f" Rolled back after alarms: {'; '.join(rang)}."
+    elif any("alarms" in entry for entry in log):
+        words += " No alarm rang."
+    return words
+
+
+def _mappings(listed: Any) -> list[Mapping[str, Any]]:
+    return [it for it in listed if isinstance(it, Mapping)] if isinstance(listed, list) else []
+
+
+def _learning(report: Any) -> Chart:
+    title, points = "Learning curve", report.get("learning_curve") or []
     if not points:
-        why = "the training was not repeated with fewer pairs"
-        return [Chart("Learning curve", None, why)]
-    pairs = [point["pairs"] for point in points]
-    charts = []
-    for key, label in (("psnr_db", "Validation PSNR, dB"), ("loss", "Validation loss")):
-        curve = Curve("Validation", "validation", pairs, [point.get(key) for point in points])
-        svg = draw_curves(
-            [curve],
-            f"learning-{key}",
-            x_label="Pairs trained on",
-            y_label=label,
-            log_x=True,
-            dots=True,
-        )
-        title = f"Learning curve, {label.split()[1].removesuffix(',')}"
-        charts.append(
-            Chart(
-                title,
-                svg,
-                "Trained anew with fewer pairs; where it is not flat yet, more pairs help.",
-            )
-        )
-    return charts
+        return Chart(title, None, "the training was not repeated with fewer pairs")
+    pairs, psnr_db = ([point.get(key) for point in points] for key in ("pairs", "psnr_db"))
+    if not _numbers(psnr_db):
+        return Chart(title, None, "it holds no PSNR")
+    svg = draw_curves(
+        [Curve("Validation", "validation", pairs, psnr_db)],
+        "learning",
+        x_label="Pairs trained on",
+        y_label="Validation PSNR, dB",
+        log_x=True,
+        dots=True,
+    )
+    words = (
+        "Validation PSNR of trainings with fewer pairs, against the target, noise included. Where "
+        "it still rises, more pairs help. Against a noisy target it flattens at the noise, and few "
+        "steps hide what more pairs are worth."
+    )
+    return Chart(title, svg, words)
 
 
 # --- drawing --------------------------------------------------------------------------------------
