@@ -1,64 +1,100 @@
-"""What the fast check costs beside the prediction -> results/quality/cost.json.
+"""What checking costs beside the prediction -> results/quality/cost.json.
 
-    python benchmarks/quality/cost.py
+    python benchmarks/quality/cost.py [--sides 1024 2048 ...] [--rounds 5] [--out PATH]
 
-The same image is predicted from file to file without and with the check, in turn. Asked: at most a
-quarter of the prediction's time. What was measured on other processors is kept: where matrices of
-bfloat16 have units of their own, the prediction is so fast that the check weighs more.
+The same image is predicted from file to file without a check, with the fast one and with the full
+one, in turn. Asked: at most a quarter of the prediction's time for the fast one; the full one lets
+the twin predict, too. The largest memory is that of a process of its own, for each side and way;
+from 8192 px on, where images are done part by part, nothing else is measured. What was measured on
+other processors is kept: where matrices of bfloat16 have units of their own, the prediction is so
+fast that the check weighs more.
 """
 
+import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from fields import RESULTS
-from machine import describe_machine
+from machine import describe_machine, peak_mib
 
 import crosscope as cs
 
-MODEL, SIDES, ROUNDS, FIELD_PX = "confocal-sted-beads", (1024, 2048, 4096), 5, 1024
+MODEL, SIDES, ROUNDS, FIELD_PX = "confocal-sted-beads", (1024, 2048, 4096, 8192, 12288), 5, 1024
+BY_PARTS_PX = 8192
+WAYS = {"without": None, "with": cs.Inspector(), "full": cs.Inspector("full")}
+REMEMBERED = "without", "with"
+"""The ways whose memory is measured."""
 
 
 def main() -> None:
     """Time and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cost.json")
+    parser.add_argument("--peak", nargs=2, metavar=("WAY", "IMAGE"), help="of this process, in MiB")
+    asked = parser.parse_args()
+    if asked.peak:
+        way, image = asked.peak
+        predict(cs.Model.load(MODEL), Path(image), way)
+        print(peak_mib())
+        return
     model = cs.Model.load(MODEL)
     pair = next(iter(cs.simulate("confocal-sted", pairs=1, size_px=FIELD_PX, seed=11)))
     found = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for side in SIDES:
-            times = side // FIELD_PX
-            image = pair.source.with_pixels(np.tile(pair.source.pixels, (times, times)))
-            cs.write_image(image, folder / "image.tif", overwrite=True)
-            took: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
-            for _ in range(1 + ROUNDS):
-                for way, inspector in (("without", None), ("with", cs.Inspector())):
-                    began, cpu = time.perf_counter(), time.process_time()
-                    cs.predict_files(
-                        model,
-                        folder / "image.tif",
-                        folder / "sharp.tif",
-                        overwrite=True,
-                        inspector=inspector,
-                    )
-                    took[way].append((time.perf_counter() - began, time.process_time() - cpu))
-            rounds = list(zip(took["without"][1:], took["with"][1:], strict=True))
-            shares = [[b[n] / a[n] - 1 for a, b in rounds] for n in (0, 1)]
-            found[f"{side} px"] = {
-                "predict_cpu_s": statistics.median(a[1] for a, _ in rounds),
-                "check_cpu_s": statistics.median(b[1] - a[1] for a, b in rounds),
-                "share_wall": statistics.median(shares[0]),
-                "share_cpu": statistics.median(shares[1]),
-            }
+        path = Path(name) / "image.tif"
+        for side in asked.sides:
+            times = -(-side // FIELD_PX)
+            pixels = np.tile(pair.source.pixels, (times, times))[:side, :side]
+            cs.write_image(pair.source.with_pixels(pixels), path, overwrite=True)
+            timed = {} if side >= BY_PARTS_PX else measure(model, path, asked.rounds)
+            peaks = {way: peak_of(way, path) for way in REMEMBERED}
+            found[f"{side} px"] = timed | {"peak_mib": peaks}
             print(side, found[f"{side} px"], flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path, machine = RESULTS / "cost.json", describe_machine()
-    known = json.loads(path.read_text())["processors"] if path.exists() else {}
-    known[machine["processor"]] = {"machine": machine, "rounds": ROUNDS, "sides": found}
-    path.write_text(json.dumps({"processors": known}, indent=1) + "\n")
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    known = json.loads(asked.out.read_text())["processors"] if asked.out.exists() else {}
+    known[machine["processor"]] = {"machine": machine, "rounds": asked.rounds, "sides": found}
+    asked.out.write_text(json.dumps({"processors": known}, indent=1) + "\n")
+
+
+def measure(model: cs.Model, image: Path, rounds: int) -> dict[str, object]:
+    """Return what an image costs: processor seconds, and shares of the prediction's."""
+    took: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(1 + rounds):
+        for way in WAYS:
+            wall, cpu = time.perf_counter(), time.process_time()
+            predict(model, image, way)
+            took[way].append((time.perf_counter() - wall, time.process_time() - cpu))
+    alone = took["without"][1:]  # the first of all warms up
+    found: dict[str, object] = {"predict_cpu_s": statistics.median(cpu for _, cpu in alone)}
+    for way, name in (("with", ""), ("full", "full_")):
+        both = list(zip(alone, took[way][1:], strict=True))
+        found[f"check_{name}cpu_s"] = statistics.median(b[1] - a[1] for a, b in both)
+        for n, clock in enumerate(("wall", "cpu")):
+            found[f"share_{name}{clock}"] = statistics.median(b[n] / a[n] - 1 for a, b in both)
+    return found
+
+
+def predict(model: cs.Model, image: Path, way: str) -> None:
+    """Predict from file to file, and check it in one way."""
+    cs.predict_files(
+        model, image, image.with_name("sharp.tif"), overwrite=True, inspector=WAYS[way]
+    )
+
+
+def peak_of(way: str, image: Path) -> float:
+    """Return the largest memory of a process that does nothing else, in MiB."""
+    command = [sys.executable, str(Path(__file__)), "--peak", way, str(image)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return round(float(done.stdout.split()[-1]), 1)
 
 
 if __name__ == "__main__":

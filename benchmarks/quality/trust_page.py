@@ -116,22 +116,40 @@ def intervals(models: Figures) -> list[str]:
             f"{min(each['coverage_by_width_quartile']):.1%}",
             f"{each['coverage_in_structure']:.1%}",
             f"{each['calibration_error']:.3f}",
+            f"{max(draw['violations'] for draw in each['draws'].values()):.1%}",
+            f"{each['spearman']['pixels']:.2f}",
+            f"{each['spearman']['pixels, ceiling']:.2f}",
         ]
         for name, each in models.items()
     ]
     head = ["", "covered", "worst quartile of widths", "in structures", "calibration error"]
-    return table(head, rows)
+    return table([*head, "promise broken, draws", "rank correlation", "its ceiling"], rows)
 
 
 def injections(models: Figures) -> list[str]:
-    """Return how surely each change of an output is found."""
+    """Return how surely each change of an output is found, by its rank and by the map's limit."""
     kinds = list(next(iter(next(iter(models.values())).values())))
-    rows = [
-        [f"{name}: {method}", *(_score(figures[kind]) for kind in kinds)]
+    named = {
+        f"{name}: {method}": figures
         for name, methods in models.items()
         for method, figures in methods.items()
+    }
+    ranked = [[name, *(_score(each[kind]) for kind in kinds)] for name, each in named.items()]
+    limited = [
+        [
+            name,
+            _percent(each["sham"]["alarms_at_limit"]),
+            *(_percent(each[kind].get("recall_at_limit")) for kind in kinds if kind != "sham"),
+        ]
+        for name, each in named.items()
+        if not name.endswith("SQUIRREL")  # whose map is in grey values
     ]
-    return table(["AUROC (recall at 5 % false alarms)", *kinds], rows)
+    found = [kind for kind in kinds if kind != "sham"]
+    return [
+        *table(["AUROC (recall at 5 % false alarms)", *kinds], ranked),
+        "",
+        *table(["beyond 5 standard deviations", "unchanged", *found], limited),
+    ]
 
 
 def seeds(models: Figures) -> list[str]:
@@ -182,15 +200,16 @@ def _percent(share: float | None) -> str | None:
 
 
 def cost(processors: Figures) -> list[str]:
-    """Return what the fast check takes beside the prediction."""
+    """Return what checking takes beside the prediction, and the largest memory."""
     rows = [
         [
             processor,
             side,
-            f"{each['predict_cpu_s']:.2f}",
-            f"{each['check_cpu_s']:.2f}",
-            f"{each['share_cpu']:.0%}",
-            f"{each['share_wall']:.0%}",
+            *(_told(each.get(name), ".2f") for name in ("predict_cpu_s", "check_cpu_s")),
+            *(_told(each.get(name), ".0%") for name in ("share_cpu", "share_wall")),
+            _told(each.get("check_full_cpu_s"), ".2f"),
+            *(_told(each.get(name), ".0%") for name in ("share_full_cpu", "share_full_wall")),
+            *(_told(each.get("peak_mib", {}).get(way), ".0f") for way in ("without", "with")),
         ]
         for processor, measured in processors.items()
         for side, each in measured["sides"].items()
@@ -202,8 +221,17 @@ def cost(processors: Figures) -> list[str]:
         "check",
         "share",
         "share of the seconds",
+        "full check",
+        "share",
+        "share of the seconds",
+        "memory without, MiB",
+        "memory with, MiB",
     ]
     return table(head, rows)
+
+
+def _told(figure: float | None, form: str) -> str | None:
+    return None if figure is None else f"{figure:{form}}"
 
 
 def _score(figures: Figures) -> str | None:

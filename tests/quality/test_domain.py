@@ -1,13 +1,47 @@
 """The bead model takes beads, and nothing else; where little is known, little is refused."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import UInt16
+from typer.testing import CliRunner
 
 import crosscope as cs
-from crosscope.quality.domain import Domain, place_crops
+from crosscope.data.slides import slide_of
+from crosscope.quality.domain import (
+    LEAST_PX,
+    Domain,
+    count_independent,
+    cover,
+    is_covered,
+    place_crops,
+)
 from crosscope.quality.features import NAMES, make_whole, measure_features, saturated_share
+from crosscope.terminal.commands import app
+
+
+@pytest.fixture(scope="module")
+def field() -> cs.Image:
+    """Beads that the model has not seen."""
+    (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5200)
+    return pair.source
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> cs.Image:
+    """What the bead model was not made for."""
+    (pair,) = cs.simulate("confocal-sted", sample="nuclei", pairs=1, size_px=256, seed=5200)
+    return pair.source
+
+
+def refusal(model: cs.Model, image: cs.Image, **plan: float) -> str:
+    """Return what is said where an image is refused."""
+    with pytest.raises(cs.DomainError) as refused:
+        cs.Inspector().admit(model, slide_of(image), cs.PredictionPlan(**plan))  # type: ignore[arg-type]
+    return str(refused.value)
 
 
 @pytest.mark.parametrize("seed", [5200, 5201, 5202])
@@ -100,3 +134,213 @@ def test_features_are_numbers_whatever_the_crop(rng: np.random.Generator) -> Non
     assert np.isfinite(found.values).all()
     assert found.signal.tolist()[:2] == [False, False]
     assert make_whole(np.ones((5, 100))).shape == (128, 128)
+
+
+def test_other_planes_of_a_place_are_no_other_crops(beads: cs.Model, field: cs.Image) -> None:
+    alone = cs.check(beads, field).numbers["distance"]
+    for planes in (2, 5):
+        stack = field.with_pixels(np.stack([field.pixels] * planes), axes="zyx")
+        assert cs.check(beads, stack).numbers["distance"] == pytest.approx(alone, rel=1e-9)
+
+
+def test_a_lapse_is_no_farther_than_its_frames() -> None:
+    model = cs.Model.load("tirf-sim-pits")
+    (pair,) = cs.simulate("tirf-sim", pairs=1, size_px=256, frames=4, seed=9600)
+    whole = cs.check(model, pair.source)
+    frames = [
+        cs.check(model, pair.source.with_pixels(frame, axes="yx")) for frame in pair.source.pixels
+    ]
+    assert (whole.domain, {each.domain for each in frames}) == ("inside", {"inside"})
+    assert whole.numbers["distance"] < max(each.numbers["distance"] for each in frames)
+
+
+@pytest.mark.parametrize("more", [5, -4])
+def test_another_background_is_named_and_its_remedy_helps(
+    beads: cs.Model, field: cs.Image, more: int
+) -> None:
+    moved = field.with_pixels((field.pixels.astype(int) + more).astype(np.uint16))
+    found = cs.check(beads, moved)
+    assert found.domain == "outside"
+    than = "higher" if more > 0 else "lower"
+    assert found.reasons == (
+        f"the background is {abs(more)} grey values {than} than in training: give --offset, or "
+        "subtract it",
+    )
+    assert "Give --offset" in refusal(beads, moved)
+    offset = beads.source_scaling.offset + more
+    assert cs.check(beads, moved, plan=cs.PredictionPlan(offset=offset)).domain == "inside"
+
+
+def test_of_dense_fields_the_darkest_place_tells_the_background(nuclei: cs.Image) -> None:
+    moved = nuclei.with_pixels((nuclei.pixels + 100).astype(np.uint16))
+    (reason,) = cs.check(cs.Model.load("confocal-sted-nuclei"), moved).reasons
+    assert 85 < float(reason.split()[3]) < 120
+    assert "higher than in training: give --offset" in reason
+
+
+def test_noise_as_in_other_fields_of_the_kind_is_no_reason() -> None:
+    """Such fields are as noisy when raw; in training they had been resampled."""
+    model = cs.Model.load("confocal-sted-nuclei")
+    (pair,) = cs.simulate("confocal-sted", sample="nuclei", pairs=1, size_px=256, seed=9704)
+    found = cs.check(model, pair.source)
+    assert found.domain == "outside"
+    assert found.reasons == ("the network sees other structures than in training",)
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px"),
+    [("confocal-sted-beads", 256), ("tirf-sim-pits", 160), ("widefield-20x-fitc", 160)],
+)
+def test_noise_is_no_signal_whatever_the_zoom(name: str, size_px: int) -> None:
+    model, rng = cs.Model.load(name), np.random.default_rng(3)
+    for level in (12, 120):
+        empty = rng.poisson(level, (size_px, size_px)).astype(np.uint16)
+        found = cs.check(model, cs.Image(empty, "yx", model.source_pixel_size_nm))
+        assert (found.domain, found.numbers["signal"]) == ("inside", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("tirf-sim-pits", {"photons": 75.0}),
+        ("tirf-sim-filaments", {"sample": "filaments"}),
+        ("widefield-20x-dapi", {"sample": "nuclei", "channel": "dapi"}),
+        ("widefield-20x-fitc", {"sample": "filaments", "channel": "fitc"}),
+    ],
+)
+def test_dim_sparse_and_dense_fields_have_signal(name: str, asked: dict[str, object]) -> None:
+    system = name[: name.rindex("-")]
+    (pair,) = cs.simulate(system, pairs=1, size_px=128, seed=9702, **asked)  # type: ignore[arg-type]
+    assert cs.check(cs.Model.load(name), pair.source).numbers["signal"]
+
+
+def test_of_large_empty_images_no_more_is_said_than_was_seen(
+    beads: cs.Model, rng: np.random.Generator
+) -> None:
+    def say(shape: tuple[int, ...], axes: str) -> tuple[str, ...]:
+        empty = rng.poisson(12, shape).astype(np.uint16)
+        return cs.check(beads, cs.Image(empty, axes, (30.0, 30.0))).reasons
+
+    words = "no signal: it shows nothing but noise"
+    assert say((255, 200), "yx") == say((2, 128, 128), "zyx") == (words,)
+    assert say((640, 640), "yx") == (f"{words} in the 16 parts looked at",)
+    assert say((6, 128, 128), "tyx") == (f"{words} in the 4 parts looked at",)
+
+
+def test_who_has_no_certificate_is_not_judged(
+    beads: cs.Model, field: cs.Image, tmp_path: Path
+) -> None:
+    bare = replace(beads, certificate={})
+    found = cs.check(bare, field)
+    assert (found.domain, found.verdict) == (None, None)
+    assert "no certificate" in found.reasons[0]
+    assert cs.check(bare, field, plan=cs.PredictionPlan(pixel_size_nm=60.0)).verdict == "refused"
+    model, image, sharp = (tmp_path / name for name in ("bare.zip", "a.tif", "sharp.tif"))
+    bare.save(model)
+    cs.write_image(field, image)
+    cs.write_image(field.with_pixels(field.pixels.astype(np.float32)), sharp)
+    asked = ["check", model, image, sharp, "--map", tmp_path / "doubt.tif"]
+    outcome = CliRunner().invoke(app, [str(each) for each in asked])
+    assert outcome.exit_code == 0
+    assert "not judged" in outcome.stdout
+    assert "no trust map was written" in outcome.stderr
+    assert not (tmp_path / "doubt.tif").exists()
+
+
+def test_a_pixel_size_that_was_given_is_a_reason_and_no_other_objective(
+    beads: cs.Model, field: cs.Image
+) -> None:
+    found = cs.check(beads, field, plan=cs.PredictionPlan(pixel_size_nm=41.0))
+    assert (found.domain, found.verdict) == ("outside", "refused")
+    assert found.reasons[0].startswith("its pixels are 41 x 41 nm")
+    assert "wider than in training" in found.reasons[1]
+    assert "objective" not in " ".join(found.reasons)
+    said = refusal(beads, field, pixel_size_nm=36.0)
+    assert "its pixels are 36 x 36 nm" in said
+    assert "Check its pixel size (--pixel-size-nm), or use --force" in said
+
+
+def test_all_of_a_small_image_is_looked_at(
+    beads: cs.Model, field: cs.Image, nuclei: cs.Image
+) -> None:
+    small = field.pixels[:200, :200]
+    assert cs.check(beads, field.with_pixels(small)).domain == "inside"
+    mixed = nuclei.pixels[:200, :200].copy()
+    mixed[:128, :128] = small[:128, :128]
+    assert cs.check(beads, field.with_pixels(mixed)).domain == "outside"
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((200, 300), 3.125), ((128, 129), 1.0078125), ((255, 512), 7.96875)]
+)
+def test_short_sides_are_covered_and_counted_as_what_they_hold(
+    shape: tuple[int, int], count: float
+) -> None:
+    seen = np.zeros(shape, bool)
+    for at in cover(shape):
+        assert seen[at].shape == (128, 128)
+        seen[at] = True
+    assert seen.all(axis=0).any()
+    assert seen.all() == is_covered(shape)
+    assert count_independent(shape) == count
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 1000), (4096, 512)])
+def test_of_large_images_the_crops_are_those_that_are_learnt_from(shape: tuple[int, int]) -> None:
+    assert list(cover(shape)) == list(place_crops(shape))
+    assert count_independent(shape) == len(list(cover(shape)))
+
+
+@pytest.mark.parametrize(("step", "more"), [(16, 0), (40, 0), (16, 5)])
+def test_left_aligned_bits_are_told(beads: cs.Model, field: cs.Image, step: int, more: int) -> None:
+    pixels: UInt16[np.ndarray, "y x"] = (field.pixels * step + more).astype(np.uint16)
+    shifted = field.with_pixels(pixels)
+    found = cs.check(beads, shifted)
+    assert found.domain == "outside"
+    assert found.reasons == (
+        f"grey values come in steps of {step}: fewer bits, stored left-aligned? divide by {step}",
+    )
+    assert f"Divide its grey values by {step}, or use --force" in refusal(beads, shifted)
+    given = cs.check(beads, shifted, plan=cs.PredictionPlan(offset=step * 11.9 + more))
+    assert given.reasons == found.reasons
+
+
+def test_who_learnt_from_left_aligned_bits_is_not_told_to_divide(
+    beads: cs.Model, field: cs.Image
+) -> None:
+    scaling = replace(
+        beads.source_scaling,
+        offset=16 * beads.source_scaling.offset,
+        scale=16 * beads.source_scaling.scale,
+    )
+    learnt = replace(beads, source_scaling=scaling)
+    found = cs.check(learnt, field.with_pixels(field.pixels * np.uint16(16)))
+    assert (found.domain, found.reasons) == ("inside", ())
+
+
+def test_the_advice_is_chosen_by_the_reason(
+    beads: cs.Model, field: cs.Image, nuclei: cs.Image
+) -> None:
+    clipped = field.with_pixels(np.minimum(field.pixels, 150))
+    assert "Take it again with less light, or use --force" in refusal(beads, clipped)
+    assert "another objective" not in refusal(beads, clipped)
+    both = clipped.with_pixels(clipped.pixels * np.uint16(16))
+    wanted = "Divide its grey values by 16 and take it again with less light"
+    assert wanted in refusal(beads, both)
+    assert "Fine-tune it with about 8 pairs (train --init)" in refusal(beads, nuclei)
+
+
+@pytest.mark.parametrize("side_px", [20, LEAST_PX - 1])
+def test_what_is_too_small_is_doubtful_and_nothing_is_made_up(
+    beads: cs.Model, field: cs.Image, side_px: int
+) -> None:
+    found = cs.check(beads, field.with_pixels(field.pixels[60 : 60 + side_px, 60:200]))
+    assert (found.domain, found.verdict) == ("near", "doubtful")
+    words = f"{side_px} px of at least {LEAST_PX} on the output's grid"
+    assert found.reasons == (f"it is too small to be judged: {words}",)
+    assert found.numbers["distance"] is None
+
+
+def test_just_large_enough_is_judged(beads: cs.Model, field: cs.Image) -> None:
+    found = cs.check(beads, field.with_pixels(field.pixels[:LEAST_PX, :LEAST_PX]))
+    assert (found.domain, found.verdict) == ("inside", "good")

@@ -6,8 +6,16 @@ from jaxtyping import Float32
 from scipy import ndimage
 
 import crosscope as cs
-from crosscope.data.grids import Axis, resample_within
-from crosscope.quality.features import CROP_PX, NAMES, measure_features, saturated_share
+from crosscope.data.grids import Axis, resample, resample_within
+from crosscope.quality.features import (
+    CROP_PX,
+    NAMES,
+    find_step,
+    measure_features,
+    measure_lost_noise,
+    measure_smoothed_noise,
+    saturated_share,
+)
 
 
 def feature(crop: Float32[np.ndarray, "y x"], name: str) -> float:
@@ -58,3 +66,41 @@ def test_saturation_is_a_share_of_the_bright_pixels() -> None:
     # bright is above 499 + 0.3 * (899 - 499) = 619.5: 380 pixels, of which 101 are cut off
     assert saturated_share(np.minimum(ramp, 899)) == pytest.approx(101 / 380, rel=0.01)
     assert saturated_share(np.zeros((5, 5), dtype=np.uint16)) == 0
+
+
+@pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 2.0), (2.0, 1.0), (0.8, 0.8), (3.0, 3.0)])
+def test_noise_is_no_signal_on_any_grid_and_a_spot_is(zoom: tuple[float, float]) -> None:
+    white = np.random.default_rng(5).normal(size=[int(2 * CROP_PX / z) + 2 for z in zoom])
+    dim = white.copy()
+    y, x = (int(CROP_PX / z / 2) for z in zoom)
+    dim[y : y + 4, x : x + 4] += 12
+    for image, is_signal in ((white, False), (dim, True)):
+        crop = resample(image, zoom)[:CROP_PX, :CROP_PX].astype(np.float32)
+        found = measure_features(crop[None], smoothed_noise=measure_smoothed_noise(zoom))
+        assert found.signal.tolist() == [is_signal]
+
+
+def test_what_was_not_resampled_is_measured_as_it_is() -> None:
+    assert measure_smoothed_noise((1.0, 1.0)) == 1
+    assert measure_smoothed_noise((0.01, 0.01)) < 1.5  # and takes no more memory than another
+    assert measure_smoothed_noise((2.0, 2.0)) == pytest.approx(1.75, abs=0.1)
+
+
+def test_registered_noise_is_fainter_by_what_resampling_takes() -> None:
+    white = np.random.default_rng(6).normal(size=(CROP_PX // 2 + 6, CROP_PX // 2 + 6))
+    raw = resample(white, (2.0, 2.0))[:CROP_PX, :CROP_PX].astype(np.float32)
+    axis = Axis(CROP_PX + 8, len(white), 0.5, 1.0)  # by half a source pixel: the most is lost
+    moved = resample_within(white, axis, axis)[:CROP_PX, :CROP_PX].astype(np.float32)
+    lost = feature(raw, "band 26 to 32") - feature(moved, "band 26 to 32")
+    assert 0 < measure_lost_noise((2.0, 2.0)) < lost + 0.5
+    assert measure_lost_noise((1.0, 1.0)) == pytest.approx(0.15, abs=0.1)
+
+
+def test_steps_of_grey_values_are_found_where_there_are_enough() -> None:
+    values = np.random.default_rng(7).poisson(100, (2, 40, 40)).astype(np.uint16)
+    assert find_step(values) == 1
+    assert find_step(values * np.uint16(16)) == 16
+    assert find_step((values * 16).astype(np.int32) - 999) == 16
+    assert find_step((values * 16).astype(np.float32)) == 1
+    assert find_step((values // 20 * 16).astype(np.uint16)) == 1  # a few values: by chance, maybe
+    assert find_step(np.zeros((3, 3), np.uint8)) == 1

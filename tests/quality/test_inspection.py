@@ -44,6 +44,92 @@ def test_an_output_of_another_field_is_doubtful(beads: cs.Model, seen: SEEN) -> 
     found = cs.check(beads, seen.image, turned)
     assert found.verdict == "doubtful"
     assert "contradict the input" in " ".join(found.reasons)
+    assert "is it the output of another image?" in found.reasons[-1]
+
+
+def with_usual(model: cs.Model, share: float | None) -> cs.Model:
+    """Return a model of which it is known how often the twin is beyond the limit, or is not."""
+    agreement = [dict(each) for each in model.certificate["agreement"]]
+    for each in agreement:
+        each.pop("sisters_beyond_share", None)
+        if share is not None:
+            each["sisters_beyond_share"] = share
+    return replace(model, certificate={**model.certificate, "agreement": agreement})
+
+
+def test_what_the_twin_shows_differently_reaches_the_verdict(beads: cs.Model, seen: SEEN) -> None:
+    alike = with_usual(beads, 1e-4)
+    usual = cs.check(alike, seen.image, seen.output, level="full")
+    assert usual.verdict == "good"
+    assert usual.numbers["level"] == "full"
+    assert 0 <= usual.numbers["sisters_beyond_share"] < 5e-3
+    fading = np.hanning(80)
+    wave = fading * np.cos(2 * np.pi * np.arange(80) / 8)  # too fine for the blur to let through
+    pixels = seen.output.pixels.copy()
+    pixels[100:180, 100:180] += (3 * np.outer(fading, wave)).astype(np.float32)
+    sharp = seen.output.with_pixels(pixels)
+    doubted = cs.check(alike, seen.image, sharp, level="full")
+    assert doubted.numbers["beyond_share"] < 5e-3
+    assert doubted.verdict == "doubtful"
+    (reason,) = doubted.reasons
+    assert "another network that learnt the same" in reason
+    for model in (with_usual(beads, None), with_usual(beads, 0.5)):
+        found = cs.check(model, seen.image, sharp, level="full")
+        assert (found.verdict, found.reasons) == ("good", ())
+        assert found.numbers == doubted.numbers
+    fast = cs.check(alike, seen.image, sharp)
+    assert (fast.verdict, fast.numbers["level"]) == ("good", "fast")
+    assert "sisters_beyond_share" not in fast.numbers
+
+
+def test_every_plane_has_its_own_background(beads: cs.Model, seen: SEEN) -> None:
+    frames = [seen.image.pixels + np.uint16(n) for n in (0, 3, 6)]
+    stack = seen.image.with_pixels(np.stack(frames), axes="tyx")
+    made = np.stack([seen.output.pixels] * 3)
+    whole = cs.check(beads, stack, seen.output.with_pixels(made, axes="tyx"))
+    alone = cs.check(beads, seen.image, seen.output)
+    for name in ("chi_square", "rsp", "beyond_share"):
+        assert whole.numbers[name] == pytest.approx(alone.numbers[name], rel=2e-3)
+    assert whole.trust is not None
+    assert alone.trust is not None
+    change = whole.trust.pixels.astype(int) - alone.trust.pixels
+    assert np.abs(change).max() <= 1
+
+
+def test_pixels_of_another_size_are_doubted(beads: cs.Model, seen: SEEN) -> None:
+    for nm, verdict in ((77.0, "doubtful"), (30.3, "good"), (None, "good")):
+        size = (nm, nm) if nm else None
+        found = cs.check(beads, seen.image, replace(seen.output, pixel_size_nm=size))
+        assert found.verdict == verdict
+        told = "its pixels are 77 x 77 nm, but of this image the model makes pixels of 30 x 30 nm"
+        assert (told in " ".join(found.reasons)) == (nm == 77)
+
+
+def test_nothing_is_claimed_of_what_the_model_was_not_made_for(beads: cs.Model, seen: SEEN) -> None:
+    rng = np.random.default_rng(0)
+    cases = {
+        "nothing but noise": rng.poisson(12, (192, 192)).astype(np.uint16),
+        "not made for": (seen.image.pixels[:192, :192] // 2) * 20,
+    }
+    for why, pixels in cases.items():
+        image = seen.image.with_pixels(pixels)
+        output = cs.predict(beads, image, plan=PLAN)
+        found = cs.check(beads, image, output).numbers
+        assert found["claimed_resolution_nm"] is None
+        assert why in found["claimed_resolution_reason"]
+
+
+def test_what_cannot_be_measured_has_its_reason(beads: cs.Model, seen: SEEN) -> None:
+    flat = seen.image.with_pixels(np.full((96, 96), 12, np.uint16))
+    found = cs.check(beads, flat, flat.with_pixels(np.full((96, 96), 12, np.float32))).numbers
+    assert found["rsp"] is None
+    assert "the same everywhere" in found["rsp_reason"]
+    tiny = seen.image.with_pixels(seen.image.pixels[:8, :8])
+    small = cs.check(beads, tiny, tiny.with_pixels(seen.output.pixels[:8, :8]))
+    assert small.verdict != "good"
+    for name in ("chi_square", "rsp", "rse", "beyond_share"):
+        assert small.numbers[name] is None
+        assert "too small" in small.numbers[f"{name}_reason"]
 
 
 def test_the_twin_shows_what_only_one_of_them_has(beads: cs.Model, seen: SEEN) -> None:
@@ -106,6 +192,8 @@ def test_parts_make_no_difference(
     assert parts.trust is not None
     difference = whole.trust.pixels.astype(int) - parts.trust.pixels
     assert np.abs(difference).max() <= 1
+    shares = (each.numbers["sisters_beyond_share"] for each in (parts, whole))
+    assert next(shares) == pytest.approx(next(shares), abs=1e-4)
     for name in ("chi_square", "rsp", "rse", "beyond_share"):
         assert parts.numbers[name] == pytest.approx(whole.numbers[name], rel=1e-3)
 
@@ -151,15 +239,24 @@ def test_of_a_blend_with_the_twin_nothing_is_claimed_nor_asked(beads: cs.Model, 
     assert fast.trust is not None
     assert full.trust is not None
     assert np.array_equal(fast.trust.pixels, full.trust.pixels)
-    assert "claimed_resolution_nm" not in full.numbers
+    assert full.numbers["claimed_resolution_nm"] is None
+    assert "fidelity" in full.numbers["claimed_resolution_reason"]
     assert full.verdict == "good"
-    assert "claimed_resolution_nm" in cs.check(beads, seen.image, output).numbers
+    assert full.numbers["sisters_beyond_share"] is None
+    assert "no other network to ask" in full.numbers["sisters_beyond_share_reason"]
+    assert "compared with its input only" in full.reasons[0]
+    claimed = cs.check(beads, seen.image, output).numbers
+    assert claimed["claimed_resolution_nm"] == beads.certificate["claim"]["resolution_nm"]
+    assert "claimed_resolution_reason" not in claimed
 
 
 def test_certifying_anew_keeps_intervals_and_no_old_claims(beads: cs.Model) -> None:
-    (raw,) = cs.simulate("confocal-sted", pairs=1, size_px=192, seed=5101)
+    (raw,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5101)
     pair = cs.register(cs.RawPair(raw.name, raw.source, raw.target))
     found = cs.certify(beads, [pair], claims=False).certificate
+    (agreement,) = found["agreement"]
+    assert set(agreement) == {"chi_square", "beyond_share", "sisters_beyond_share"}
+    assert 0 <= agreement["sisters_beyond_share"] < 0.02
     assert found["intervals"] == beads.certificate["intervals"]
     assert set(beads.certificate) - set(found) == {"claim", "quantities"}
     assert found["domain"] != beads.certificate["domain"]

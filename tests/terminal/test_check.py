@@ -1,11 +1,15 @@
 """Gate, predict, check, write: what the commands say and leave behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+import zarr
+from defusedxml import ElementTree
 
 import crosscope as cs
 
@@ -66,12 +70,88 @@ def test_what_the_model_was_not_made_for_is_refused(
     assert list(tmp_path.iterdir()) == []
     checked = crosscope("check", MODEL, fields / "nuclei.tif")
     assert checked.code == 3
-    assert "refused, outside" in checked.out
+    assert "refused; the image is unlike those that the model learnt from (outside)" in checked.out
     forced = crosscope("predict", MODEL, fields / "nuclei.tif", out, *QUICK, "--force", "--json")
     assert forced.code == 0
     (entry,) = forced.json["outputs"]
     assert (entry["domain"], entry["verdict"]) == ("outside", "refused")
     assert json.loads((tmp_path / "sharp.tif.json").read_text()) == forced.json
+    assert entry["quality"]["claimed_resolution_nm"] is None
+    assert "not made for" in entry["quality"]["claimed_resolution_reason"]
+    again = crosscope(
+        "predict", MODEL, fields / "nuclei.tif", out, *QUICK, "--force", "--overwrite"
+    )
+    assert again.out.splitlines()[-1] == (
+        f"{out}: 1 done (1 forced: the model was not made for such images)"
+    )
+
+
+@pytest.mark.parametrize("name", ["sharp.tif", "sharp.ome.zarr"])
+@pytest.mark.parametrize("check", ["fast", "none"])
+def test_a_forced_output_says_so_itself(
+    crosscope: Crosscope, fields: Path, tmp_path: Path, name: str, check: str
+) -> None:
+    pixels = ("--pixel-size-nm", "60")  # refused for them alone, where nothing is checked
+    asked = (*QUICK, "--check", check, "--overwrite")
+    told = []
+    for source, more in (("nuclei", (*pixels, "--force")), ("beads", ("--force",)), ("beads", ())):
+        outcome = crosscope(
+            "predict", MODEL, fields / f"{source}.tif", tmp_path / name, *asked, *more
+        )
+        assert outcome.code == 0, outcome.err
+        told.append(said_in(tmp_path / name))
+    assert told[0].startswith("crosscope: refused (outside): ")
+    assert told[0].endswith("; forced")
+    assert "60" in told[0]
+    assert told[1:] == ["", ""]
+
+
+def said_in(path: Path) -> str:
+    """Return what an image file says of itself in words."""
+    if path.is_dir():
+        about: Any = zarr.open_group(path, mode="r").attrs["crosscope"]
+        return str(about.get("note", ""))
+    with tifffile.TiffFile(path) as tif:
+        image = ElementTree.fromstring(tif.ome_metadata).find("{*}Image")
+    return str(image.findtext("{*}Description") or "")
+
+
+def test_an_output_is_checked_as_its_sidecar_says(
+    crosscope: Crosscope, fields: Path, tmp_path: Path
+) -> None:
+    beads, out = fields / "beads.tif", tmp_path / "sharp.tif"
+    made = crosscope("predict", MODEL, beads, out, *QUICK, "--check", "none", "--fidelity", "0.5")
+    assert made.code == 0, made.err
+    sidecar = tmp_path / "sharp.tif.json"
+
+    def ask(*more: str | Path, image: Path = beads) -> Any:
+        outcome = crosscope("check", MODEL, image, out, "--level", "full", *more, "--json")
+        assert outcome.code == 0, outcome.err
+        return outcome.json
+
+    found = ask()
+    assert found["fidelity"] == 0.5
+    assert found["quality"]["sisters_beyond_share"] is None
+    assert "it was predicted with --fidelity 0.5, says its sidecar" in found["reasons"]
+    assert ask("--fidelity", "0")["quality"]["sisters_beyond_share"] is not None
+    other = tmp_path / "other.tif"
+    cs.write_image(cs.read_image(beads).with_pixels(cs.read_image(beads).pixels + 1), other)
+    told = " ".join(ask(image=other)["reasons"])
+    assert f"was made of another file, as its sidecar says: of {beads}" in told
+    for damage in ("[", '{"outputs": [{"output": 3}]}', "[" * 10**5, '{"outputs": [null]}'):
+        sidecar.write_text(damage)
+        assert ask()["fidelity"] == 0
+    sidecar.unlink()
+    assert ask("--fidelity", "0.5") == found | {"reasons": found["reasons"][:-1]}
+
+
+def test_support_that_cannot_be_told_has_its_reason(
+    crosscope: Crosscope, fields: Path, sharp: Path, tmp_path: Path
+) -> None:
+    asked = ("--objects", tmp_path / "objects.csv", "--fidelity", "0.5", "--json")
+    support = crosscope("check", MODEL, fields / "beads.tif", sharp, *asked).json["support"]
+    assert support["close"] is None
+    assert support["close_reason"].startswith("no resolution is claimed: ")
 
 
 def test_a_folder_does_what_can_be_done(crosscope: Crosscope, fields: Path, tmp_path: Path) -> None:
@@ -147,3 +227,28 @@ def test_objects_are_told_with_those_that_chance_decided(
     told = crosscope("check", MODEL, beads, sharp, "--objects", table, "--overwrite")
     assert f"{support['objects']} objects, {support['unsteady']} of them unsteady" in told.out
     assert f"{support['close']} closer to another than the model is known to" in told.out
+
+
+def test_info_tells_a_line_each_of_what_the_certificate_knows(
+    crosscope: Crosscope, tmp_path: Path
+) -> None:
+    told = crosscope("info", MODEL)
+    lines = told.out.split("certificate:\n")[1].splitlines()
+    for name, words in {
+        "claim": "Two points are told apart from",
+        "quantities": "The output's brightness follows",
+        "false_objects": "An empty field of 512 x 512 px holds 0.0 false objects on average",
+        "position": " nm from their place",
+        "separation": " nm off, by how far apart they are",
+        "brightness": "The light of single points comes out",
+        "exposure": "Where twice as much light goes in, 2.0",
+        "offset": "changes the light of a point by 0.00 % at most",
+    }.items():
+        (line,) = (line for line in lines if line.startswith(f"  {name}: "))
+        assert words in line
+    model = cs.Model.load(MODEL)
+    claim = {**model.certificate["claim"], "most_false_objects": "many", "position_bias_nm": None}
+    certificate = {**model.certificate, "claim": claim, "quantities": []}
+    replace(model, certificate=certificate).save(tmp_path / "damaged.zip")
+    known = crosscope("info", tmp_path / "damaged.zip", "--json").json["certificate"]
+    assert set(known) == {"claim", "intervals", "separation", "brightness"}

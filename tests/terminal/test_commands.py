@@ -72,7 +72,10 @@ def test_registered_shifts_are_those_that_were_simulated(walk: Any) -> None:
 def test_train_says_what_it_reached_and_leaves_a_log(walk: Any) -> None:
     said = walk.results["train"]
     names = {"model", "steps", "seconds", "best_step", "validation", "shares"}
-    assert set(said) == names | {"kept", "rollbacks", "processes", "waiting_share"}
+    names |= {"kept", "rollbacks", "alarms", "discriminator", "processes", "waiting_share"}
+    assert set(said) == names
+    assert set(said["discriminator"]) == {"accuracy", "loss", "lowest_loss"}
+    assert said["alarms"] == []
     assert said["processes"] == 1
     assert 0 <= said["waiting_share"] <= 1
     assert said["steps"] == 20
@@ -152,6 +155,7 @@ def test_a_learning_curve_goes_into_the_model_and_its_report(
     asked.append("--no-claims")
     said = crosscope("train", walk.pairs, run, *asked, "--learning-curve", "--json").json
     assert [point["pairs"] for point in said["learning_curve"]] == [1, 2]
+    assert all(point["psnr_db"] > 0 for point in said["learning_curve"])
     report = crosscope("evaluate", run / "model.zip", walk.pairs, tmp_path / "report", "--json")
     assert report.json["learning_curve"] == said["learning_curve"]
     assert report.json["learning_curve_reason"] is None
@@ -236,6 +240,30 @@ def test_resume_with_another_plan_is_refused(crosscope: Crosscope, walk: Any) ->
     assert walk.model.read_bytes() == before
 
 
+def test_set_chooses_a_field_of_the_plan_and_resume_asks_for_it_again(
+    crosscope: Crosscope, walk: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    chosen = {"warm_share": 0.5, "batch": 2, "decay": False, "training_fields": 1}
+    options = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
+    outcome = crosscope("train", walk.pairs, run, *FAST, *options)
+    assert outcome.code == 0, outcome.err
+    model = cs.Model.load(run / "model.zip")
+    assert {name: model.plan[name] for name in chosen} == chosen
+    assert {line["phase"] for line in model.log} == {"warm", "discriminator", "adversarial"}
+    assert "The discriminator only guessed" in outcome.err
+    assert "discriminator: accuracy 0." in crosscope("info", run / "model.zip").out
+    (run / "model.zip").unlink()
+    max((run / "checkpoints").iterdir()).unlink()
+    other = crosscope("train", walk.pairs, run, *FAST, *options[2:], "--resume")
+    assert other.code == 2
+    assert "another warm_share" in other.err
+    assert crosscope("train", walk.pairs, run, *FAST, *options, "--resume").code == 0
+    resumed = cs.Model.load(run / "model.zip").generator.state_dict()
+    for name, weight in model.generator.state_dict().items():
+        assert bool((weight == resumed[name]).all()), name
+
+
 def test_init_starts_from_a_model(crosscope: Crosscope, walk: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     outcome = crosscope("train", walk.pairs, run, *FAST, "--init", walk.model, "--json")
@@ -243,6 +271,20 @@ def test_init_starts_from_a_model(crosscope: Crosscope, walk: Any, tmp_path: Pat
     first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
     scratch = json.loads((walk.run / "log.jsonl").read_text().splitlines()[0])
     assert first["losses"]["mse"] != scratch["losses"]["mse"]
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("confocal-sted-beads", None), ("widefield-20x-dapi", "650 to 325 nm")]
+)
+def test_init_takes_the_name_of_a_model_and_tells_of_other_pixels(
+    crosscope: Crosscope, walk: Any, tmp_path: Path, name: str, made: str | None
+) -> None:
+    options = ("--steps", "1", "--threads", "1", "--precision", "float32", "--no-claims")
+    outcome = crosscope("train", walk.pairs, tmp_path / "run", *options, "--init", name)
+    assert outcome.code == 0, outcome.err
+    told = [line for line in outcome.err.splitlines() if "does not fit" in line]
+    assert len(told) == bool(made)
+    assert all(f"made for pixels of {made}" in line for line in told)
 
 
 def test_init_of_another_width_is_refused(crosscope: Crosscope, walk: Any, tmp_path: Path) -> None:

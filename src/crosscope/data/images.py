@@ -80,6 +80,8 @@ class Image:
         mirrored or swapped against the image's: `stitch` finds out. Files don't agree on which
         point of the field this is, but it is the same in all fields of a scan. A crop keeps it.
         None where the file says nothing, or no length.
+    note : str or None
+        Written into a TIFF as the image's description; not read back.
     """
 
     pixels: npt.NDArray[Any]
@@ -92,6 +94,7 @@ class Image:
     sha256: str | None = None
     assumed: tuple[str, ...] = ()
     position_yx_nm: tuple[float, float] | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == len(self.axes), (self.pixels.shape, self.axes)
@@ -645,6 +648,8 @@ def _colour_of_ome(colour: str | None) -> str | None:
 def ome_attributes(image: Image) -> dict[str, Any]:
     """Return what tifffile is to write into the OME-XML; lengths in nm, so that none is rounded."""
     said: dict[str, Any] = {"axes": image.axes.upper(), "Name": _printable(image.name)}
+    if image.note is not None:
+        said["Description"] = _printable(image.note)
     if image.pixel_size_nm is not None:
         y_nm, x_nm = image.pixel_size_nm
         said |= {"PhysicalSizeY": y_nm, "PhysicalSizeYUnit": "nm"}

@@ -84,8 +84,9 @@ class Verdict:
     reasons : tuple of str
     numbers : mapping
         What was measured: "distance" (1 is as far as a training field may be) and "signal"; of an
-        output "chi_square", "rsp", "rse", "beyond_share" and, where the model has claims,
-        "claimed_resolution_nm".
+        output "level", "chi_square", "rsp", "rse", "beyond_share", "claimed_resolution_nm" and,
+        of level full, "sisters_beyond_share". A None has its reason beside it: "rsp_reason",
+        "claimed_resolution_reason".
     trust : Image or None
         The trust map, of an output in memory.
     """
@@ -339,8 +340,9 @@ def _predict_file(
     image = None if by_parts else read_image(source)
     with slide_of(image) if image else open_slide(source) as slide:
         judged = inspector.admit(models, slide, plan) if inspector else Verdict()
+        note = _tell_forced(models, slide.image, plan, judged)
         _discard_earlier(work, source, output, aside)
-        made = _make(work, image or source, output, run, predicting(0), say)
+        made = _make(work, image or source, output, run, note, predicting(0), say)
         if work.bounds:
             low, high = (
                 _make(
@@ -348,6 +350,7 @@ def _predict_file(
                     image or source,
                     aside(what),
                     run,
+                    note,
                     predicting(nth),
                     say,
                 )
@@ -402,10 +405,11 @@ def _make(
     source: Image | Path,
     output: Path,
     run: Run | None,
+    note: str | None,
     watch: Callable[[float], None],
     say: Callable[[str], None],
 ) -> Made:
-    """Predict an image in memory, or a file part by part, and write it."""
+    """Predict an image in memory, or a file part by part, and write it, with a note in it."""
     if isinstance(source, Path):
         return predict_slide(
             work.models,
@@ -414,12 +418,27 @@ def _make(
             plan=work.plan,
             overwrite=work.overwrite,
             run=run,
+            note=note,
             watch=watch,
             say=say,
         )
     made = _predict_image(work.models, source, plan=work.plan, watch=watch, say=say)
-    write_image(made.result, output, overwrite=work.overwrite)
+    write_image(replace(made.result, note=note), output, overwrite=work.overwrite)
     return made
+
+
+def _tell_forced(models: Models, image: Image, plan: PredictionPlan, judged: Verdict) -> str | None:
+    """Return what an output says of itself where it was refused, and forced; else None."""
+    if not plan.force:
+        return None
+    if isinstance(models, Model):
+        chosen = plan.sized(select_channel(image, channel=plan.channel))
+        fit = fit_pixels(models, chosen, force=True)
+    else:
+        fit = fit_channels(models, image, plan=plan)
+    if "outside" not in (judged.domain, fit.domain):
+        return None
+    return f"crosscope: refused (outside): {'; '.join((*judged.reasons, *fit.reasons))}; forced"
 
 
 def _predict_image(

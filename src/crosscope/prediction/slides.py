@@ -144,6 +144,7 @@ def predict_slide(
     plan: PredictionPlan,
     overwrite: bool = False,
     run: "Run | None" = None,
+    note: str | None = None,
     watch: Callable[[float], None] = lambda done: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Made:
@@ -158,6 +159,8 @@ def predict_slide(
     overwrite : bool
     run : callable, optional
         Does the parts elsewhere, on a cluster, say; else they are done here.
+    note : str, optional
+        Written into the output: a TIFF's description, an OME-Zarr's attribute "crosscope".
     watch, say : callables
         Told the part done, 0 to 1; told which engine was chosen, and why.
 
@@ -202,6 +205,7 @@ def predict_slide(
                 "models": hashes,
                 "plan": {key: value for key, value in asdict(plan).items() if value is not None},
                 "versions": {n: version_of(n) for n in ("crosscope", plan.settled.backend)},
+                **({"note": note} if note else {}),
             }
 
         again = _with_engine_of(plan, earlier)
@@ -239,7 +243,7 @@ def predict_slide(
             composite = draw_composite(_coarser(result, overview))
         one = chosen[0] if isinstance(models, Model) else image
         remarks = _find_empty(source, one, job.channels)
-        deliver(canvas, result, output, version=version)
+        deliver(canvas, replace(result, note=note), output, version=version)
     watch(1.0)
     image = image.with_pixels(image.pixels, sha256=digest)
     return Made(image, result, fit, plan, composite, remarks)

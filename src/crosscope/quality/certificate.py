@@ -14,8 +14,9 @@ from crosscope.prediction.tiling import sharpen
 from crosscope.quality.claim import measure_claim
 from crosscope.quality.disagreement import learn_usual
 from crosscope.quality.domain import learn_domain
+from crosscope.quality.inspection import read_usual
 from crosscope.quality.quantities import measure_quantities
-from crosscope.quality.reblur import add_up, learn_forward, make_reblurrer
+from crosscope.quality.reblur import LIMIT, add_up, learn_forward, make_reblurrer
 
 ENGINE = Engine(1, "float32")
 
@@ -44,9 +45,10 @@ def certify(
     Model
         With `certificate`: "domain" (what its images look like), "forward" (how the target is
         blurred to the source, and the detector's noise), "agreement" (how well inputs and outputs
-        agree, of each field), "claim" (from where points are told apart, what is invented),
-        "quantities" (whether brightness is kept), "twin" and "members" (how far it usually is from
-        its regression twin, and from each member). "intervals" stay.
+        agree, of each field, and in how much of it a sister shows something else), "claim" (from
+        where points are told apart, what is invented), "quantities" (whether brightness is kept),
+        "twin" and "members" (how far it usually is from its regression twin, and from each
+        member). "intervals" stay.
 
     Raises
     ------
@@ -66,26 +68,29 @@ def certify(
     sizes_nm = model.source_pixel_size_nm, model.target_pixel_size_nm
     zoom = float(np.sqrt(np.divide(*sizes_nm).prod()))
     forward = learn_forward(pairs, outputs, zoom=zoom)
+    usual = [learn_usual(outputs, made, forward).to_json() for made in others]
+    certificate: dict[str, Any] = {"forward": forward.to_json()}
+    if model.twin:
+        certificate["twin"] = usual.pop(0)
+    if usual:
+        certificate["members"] = usual
+    sisters = read_usual(replace(model, certificate=certificate))
     agreement = []
-    for source, output in zip(sources, outputs, strict=True):
+    for source, output, *made in zip(sources, outputs, *others, strict=True):
         reblurrer = make_reblurrer(forward, [source], [output], registered=True)
         compared = reblurrer.compare(source, output)
         inner = [slice(forward.border, n - forward.border) for n in compared.z.shape]
         if all(part.stop > part.start for part in inner):
             sums = add_up(compared, inner[0], inner[1])
-            agreement.append({"chi_square": sums.chi_square, "beyond_share": sums.beyond_share})
+            found = {"chi_square": sums.chi_square, "beyond_share": sums.beyond_share}
+            if sisters:
+                both = zip(sisters, made, strict=True)
+                apart = [np.abs(sister.disagreement(output, other)) for sister, other in both]
+                found["sisters_beyond_share"] = float((np.max(apart, axis=0) > LIMIT).mean())
+            agreement.append(found)
     domain = learn_domain(model.generator, sources, model.source_scaling)
     watch(0.5)
-    certificate: dict[str, Any] = {
-        "domain": domain.to_json(),
-        "forward": forward.to_json(),
-        "agreement": agreement,
-    }
-    usual = [learn_usual(outputs, made, forward).to_json() for made in others]
-    if model.twin:
-        certificate["twin"] = usual.pop(0)
-    if usual:
-        certificate["members"] = usual
+    certificate |= {"domain": domain.to_json(), "agreement": agreement}
     if claims:
         certificate["claim"] = measure_claim(
             model, forward, engine=ENGINE, watch=lambda done: watch(0.5 + 0.45 * done)

@@ -8,7 +8,9 @@ width.
     d = G * (output - sister's) / sqrt(floor^2 + (share G * light)^2)
 
 G is a spot as wide as the target's finest structure; floor and share are what is usual on training
-fields, so that d is in standard deviations.
+fields, so that d is in standard deviations. Two networks differ little nearly everywhere, and much
+at a few structures: the share is so large that one bright structure in fifty is beyond the limit of
+the trust map.
 
 Xie et al., DeSRA, arXiv 2307.02457 (2023).
 """
@@ -25,10 +27,13 @@ from scipy import ndimage
 from crosscope.data.numbers import GREY, read_number
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import WIDEST_PX, Forward
+from crosscope.quality.reblur import LIMIT
 
 ROUNDED_FLOOR, ROUNDED_SHARE = 3e-4, 2e-3
 """Of bright structures, and of the light: twice what bfloat16 changes in an output."""
 _BRIGHT = 0.25  # of the brightest: where the share is measured
+_WITHIN = 0.98  # of the bright structures: nowhere near them beyond `LIMIT`
+_NEW = 1.5  # times as far on new images: registration has smoothed the noise of the training's
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Usual:
     floor : float
         Standard deviation without light, target grey values.
     share : float
-        The same of bright structures, as a share of their light.
+        The same of bright structures, as a share of their light, or more where they often differ
+        by much.
     zero : float
         Target grey level of no light.
     sigma_px : float
@@ -91,13 +97,21 @@ def learn_usual(
     """Measure what is usual on training fields."""
     sigma_px = forward.target_fwhm_px / FWHM_PER_SIGMA
     plain = Usual(1.0, 0.0, forward.zero, sigma_px)
-    both = zip(outputs, others, strict=True)
-    difference = np.concatenate([plain.disagreement(*each).ravel() for each in both])
-    smooth = (ndimage.gaussian_filter(output, sigma_px, truncate=3.0) for output in outputs)
-    light = np.concatenate([image.ravel() for image in smooth]) - forward.zero
-    bright = light > _BRIGHT * np.quantile(light, 0.999)
-    dark = light <= np.median(light)
+    off = [plain.disagreement(*each) for each in zip(outputs, others, strict=True)]
+    lit = [ndimage.gaussian_filter(each, sigma_px, truncate=3.0) - forward.zero for each in outputs]
+    difference, light = (np.concatenate([each.ravel() for each in maps]) for maps in (off, lit))
+    least = _BRIGHT * np.quantile(light, 0.999)
+    bright, dark = light > least, light <= np.median(light)
     floor = math.sqrt(float(np.mean(np.square(difference[dark])))) + 1e-6
     excess = np.mean(np.square(difference[bright])) - floor**2
-    share = math.sqrt(max(0.0, float(excess / np.mean(np.square(light[bright])))))
-    return Usual(floor, share, forward.zero, sigma_px)
+    shares = [float(excess / np.mean(np.square(light[bright])))]
+    near_px = 2 * math.ceil(forward.target_fwhm_px) + 1
+    tops = [(shine > least) & (ndimage.maximum_filter(shine, near_px) == shine) for shine in lit]
+    if any(top.any() for top in tops):
+        beyond = [
+            ndimage.maximum_filter(np.square(each) / LIMIT**2 - floor**2, near_px)[top]
+            / np.square(shine[top])
+            for each, shine, top in zip(off, lit, tops, strict=True)
+        ]
+        shares.append(float(np.quantile(np.concatenate(beyond), _WITHIN)))
+    return Usual(floor, _NEW * math.sqrt(max(0.0, *shares)), forward.zero, sigma_px)

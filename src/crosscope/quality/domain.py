@@ -4,11 +4,13 @@ The mean features of some crops spread over the image are compared with those of
 fields: by Mahalanobis's distance, for classical features, for what the generator's bottleneck makes
 of the crops, and for the width of the finest structures alone, which tells another objective or a
 wrong pixel size and would be one among many. How far a field of the same kind may be is what each
-training field is from all others; the fewer there are, the farther.
+training field is from all others; the fewer crops there are, the farther. Other planes of a place
+are no other crops: their features are averaged.
 
 P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Num
+from jaxtyping import Bool, Float, Float32, Num
 from torch import nn
 
 from crosscope.data.numbers import read_number
@@ -24,19 +26,27 @@ from crosscope.data.sampling import Scaling
 from crosscope.model.engine import Engine
 from crosscope.quality.features import (
     CROP_PX,
+    DARK,
     FINENESS,
     NAMES,
+    NOISE,
     SPREAD,
+    grey_level,
     make_whole,
     measure_features,
+    measure_lost_noise,
+    measure_smoothed_noise,
 )
 
 CROPS, DEEP_CROPS = 16, 4
-"""How many crops of an image are looked at, and by the network."""
+"""How many crops of a plane are looked at, and by the network."""
 DEEP = 8
 """Components of the bottleneck that are kept, or one for eight crops that there are."""
 NEAR, OUTSIDE = 1.15, 1.5
 """Distances, of the largest that a field of the same kind has, beyond which an image is so."""
+LEAST_PX = 112
+"""A smaller side is continued by its mirror image: of crops of 96 px of the models' own kinds 12 in
+252 were said not to be inside, of 80 px 26, of 112 and 128 px 4 and 3."""
 COUNTS = (1, 4, 16)
 """Numbers of crops for which that largest distance is known."""
 LARGEST_FEATURE = 1e6
@@ -49,12 +59,11 @@ _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
 _FEW = 3.0  # of one field the reach is four times as far, of three twice
 _LEAST_RATIO, _MANY = 1.1, 100.0  # from where on a ratio is worth a word, up to where a number
+_TWO_PX = 2 * CROP_PX
+_UNUSUAL = 1.0, 2.0  # standard deviations: of many crops, and how many more of a single one
+_EXPLAINS = 0.75  # of the distance, or less, is left without what explains it
 _SPOKEN = {
-    "fineness": (
-        "the finest structures are {} times {} than in training: another objective?",
-        "wider",
-        "finer",
-    ),
+    "fineness": ("the finest structures are {} times {} than in training", "wider", "finer"),
     "percentile 99.9": ("the brightest structures have {} times {} light", "more", "less"),
     "density": ("bright structures cover {} times {} area", "more", "less"),
     "band 26 to 32": ("the noise has {} times {} power", "more", "less"),
@@ -82,11 +91,20 @@ class Cloud:
     whiten: Float[np.ndarray, "f f"]
     reach: tuple[float, ...]
 
-    def distance(self, values: Float[np.ndarray, "n f"]) -> float:
-        """Return how far the mean of n crops is, 1 being as far as a training field may be."""
+    def distance(self, values: Float[np.ndarray, "n f"], count: float | None = None) -> float:
+        """Return how far the mean of n crops is, 1 being as far as a training field may be.
+
+        Where they overlap, they hold as much as `count` that don't.
+        """
+        count = len(values) if count is None else count
         far = float(np.linalg.norm(self.whiten @ (values.mean(axis=0) - self.centre)))
-        allowed = np.exp(np.interp(math.log(len(values)), np.log(COUNTS), np.log(self.reach)))
+        allowed = np.exp(np.interp(math.log(count), np.log(COUNTS), np.log(self.reach)))
         return far / float(allowed)
+
+    @property
+    def spread(self) -> Float[np.ndarray, " f"]:
+        """The standard deviations of the features."""
+        return np.asarray(np.linalg.norm(np.linalg.pinv(self.whiten), axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +155,40 @@ class Domain:
         return cls(clouds[0], clouds[1], clouds[2], project, middle)
 
 
+@dataclass(frozen=True, eq=False)
+class Glimpse:
+    """What was looked at of an image.
+
+    Attributes
+    ----------
+    crops : (p, n, y, x)
+        The same n places in p planes, on the network's grid, grey values; spread over the image.
+    independent : float
+        How many crops that don't overlap the places hold.
+    everything : bool
+        Whether nothing else is in the image.
+    side_px : int
+        The smaller side of the image on that grid.
+    zoom : (y, x)
+        By which the raw image was resampled.
+    same_pixels : bool
+        Whether its pixels are as wide as those that the model was made for.
+    saturated : float
+        Part of the raw image's bright pixels that is cut off: see `saturated_share`.
+    step : int
+        In which its raw grey values come: see `find_step`.
+    """
+
+    crops: Num[np.ndarray, "p n y x"]
+    independent: float
+    everything: bool
+    side_px: int
+    zoom: tuple[float, float]
+    same_pixels: bool = True
+    saturated: float = 0.0
+    step: int = 1
+
+
 @dataclass(frozen=True)
 class Belonging:
     """Whether an image is of the kind that a model was trained on.
@@ -144,17 +196,38 @@ class Belonging:
     Attributes
     ----------
     domain : "inside", "near" or "outside"
-    distance : float
-        1 is as far as a field of the training's kind may be.
+    distance : float or None
+        1 is as far as a field of the training's kind may be; None where it is too small for that.
     signal : bool
         Whether the image shows anything but noise; without it nothing else is judged.
     reasons : tuple of str
+    remedies : tuple of str
+        What helps against them, but for training.
     """
 
     domain: str
-    distance: float
+    distance: float | None
     signal: bool
     reasons: tuple[str, ...]
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What was measured of places that show anything: features, how far they are, and how fine."""
+
+    values: Float[np.ndarray, "n f"]
+    count: float
+    distance: float
+    fineness: float
+
+
+@dataclass(frozen=True)
+class _Note:
+    """A reason in words, and what helps against it, where that is known."""
+
+    reason: str
+    remedy: str = ""
 
 
 def learn_domain(
@@ -191,60 +264,74 @@ def learn_domain(
 
 
 def judge_domain(
-    generator: nn.Module,
-    domain: Domain,
-    crops: Num[np.ndarray, "n y x"],
-    scaling: Scaling,
-    *,
-    saturated: float = 0.0,
+    generator: nn.Module, domain: Domain, seen: Glimpse, scaling: Scaling
 ) -> Belonging:
-    """Compare some crops of an image with the training fields.
+    """Compare what was seen of an image with the training fields.
 
-    Parameters
-    ----------
-    generator : nn.Module
-    domain : Domain
-    crops : (n, y, x)
-        On the network's grid, grey values; spread over the image.
-    scaling : Scaling
-        Of the source, by the image's own offset where that was given.
-    saturated : float
-        Part of the raw image's bright pixels that is cut off: see `saturated_share`.
+    `scaling` is the source's, by the image's own offset where that was given.
     """
-    scaled = scaling.apply(crops)
-    features = measure_features(scaled)
-    if not features.signal.any():
-        return Belonging("inside", 0.0, False, ("no signal: it shows nothing but noise",))
-    seen = np.flatnonzero(features.signal)
-    values = features.values[seen]
-    few = scaled[seen[np.linspace(0, len(seen) - 1, min(DEEP_CROPS, len(seen))).astype(int)]]
-    deep = (pool_bottleneck(generator, few) - domain.middle) @ domain.project.T
-    distances = [
-        domain.classical.distance(values),
-        domain.deep.distance(deep),
-        domain.fineness.distance(_fineness(values)),
-    ]
-    reasons = _reasons(domain.classical, values) if max(distances) > NEAR else ()
-    if saturated:
-        distances.append(OUTSIDE * (saturated / _SATURATED))
-        reasons += (
-            f"{saturated:.1%} of its bright pixels share the highest grey value: saturated",
-        )
-    distance = max(distances)
-    where = "outside" if distance > OUTSIDE else "near" if distance > NEAR else "inside"
-    return Belonging(where, distance, True, reasons)
+    measured = _measure(generator, domain, seen, scaling.apply(seen.crops))
+    small = seen.side_px < LEAST_PX
+    if measured is None and not small:
+        return Belonging("inside", 0.0, False, (_tell_empty(seen),))
+    distances, notes, least = [], [], 0
+    cut_off = OUTSIDE * seen.saturated / _SATURATED
+    if measured is None or small:
+        words = "it is too small to be judged: {} px of at least {} on the output's grid"
+        notes, least = [_Note(words.format(seen.side_px, LEAST_PX))], 1
+    else:
+        distances.append(measured.distance)
+        notes = _explain(generator, domain, seen, scaling, measured)
+        least = 1 if notes else 0
+        if not notes and measured.distance > NEAR >= cut_off:
+            notes = [_Note("the network sees other structures than in training")]
+    if seen.saturated:
+        distances.append(cut_off)
+        words = "{:.1%} of its bright pixels share the highest grey value: saturated"
+        remedy = "take it again with less light" if cut_off > NEAR else ""
+        notes.append(_Note(words.format(seen.saturated), remedy))
+    distance = max(distances, default=None)
+    return Belonging(
+        ("inside", "near", "outside")[max(least, _rank(distance))],
+        distance,
+        measured is not None,
+        tuple(note.reason for note in notes),
+        tuple(note.remedy for note in notes if note.remedy),
+    )
 
 
 def place_crops(shape: tuple[int, int], count: int = CROPS) -> Iterator[tuple[slice, slice]]:
     """Yield where up to so many crops of `CROP_PX` lie, spread evenly; a smaller image is one."""
-    most = max(1, math.isqrt(count))
-    rows, columns = (
-        np.linspace(0, max(0, n - CROP_PX), min(most, max(1, n // CROP_PX))).round().astype(int)
-        for n in shape
+    yield from itertools.product(*(_spread(side_px, _most(side_px, count)) for side_px in shape))
+
+
+def cover(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield crops as `place_crops`; two that overlap where a side is too short for two apart."""
+    counts = (2 if CROP_PX < side_px < _TWO_PX else _most(side_px) for side_px in shape)
+    yield from itertools.product(*map(_spread, shape, counts))
+
+
+def place_raw(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield parts as `place_crops`; a side that is too short for two is taken whole."""
+    yield from itertools.product(
+        *(
+            [slice(0, side_px)] if side_px < _TWO_PX else _spread(side_px, _most(side_px))
+            for side_px in shape
+        )
     )
-    for y in rows.tolist():
-        for x in columns.tolist():
-            yield slice(y, min(y + CROP_PX, shape[0])), slice(x, min(x + CROP_PX, shape[1]))
+
+
+def count_independent(shape: tuple[int, int]) -> float:
+    """Return how many crops that don't overlap `cover` holds: fractions, where it is small."""
+    rows, columns = (
+        side_px / CROP_PX if side_px < _TWO_PX else float(_most(side_px)) for side_px in shape
+    )
+    return rows * columns
+
+
+def is_covered(shape: tuple[int, int]) -> bool:
+    """Tell whether `cover` leaves nothing out."""
+    return all(side_px <= max(_TWO_PX - 1, _most(side_px) * CROP_PX) for side_px in shape)
 
 
 @torch.inference_mode()
@@ -266,6 +353,53 @@ def count_channels(generator: nn.Module) -> int:
     """Return how many channels the generator's bottleneck has."""
     side = int(generator.stride)  # type: ignore[arg-type]
     return pool_bottleneck(generator, np.zeros((1, side, side), np.float32)).shape[1]
+
+
+def _most(side_px: int, count: int = CROPS) -> int:
+    """Return how many crops lie along a side, where so many lie in the image."""
+    return min(max(1, math.isqrt(count)), max(1, side_px // CROP_PX))
+
+
+def _spread(side_px: int, count: int) -> list[slice]:
+    starts = np.linspace(0, max(0, side_px - CROP_PX), count).round().astype(int).tolist()
+    return [slice(start, min(start + CROP_PX, side_px)) for start in starts]
+
+
+def _measure(
+    generator: nn.Module, domain: Domain, seen: Glimpse, scaled: Float32[np.ndarray, "p n y x"]
+) -> _Measured | None:
+    """Measure scaled crops; None where all show nothing but noise."""
+    places = scaled.shape[:2]
+    features = measure_features(
+        scaled.reshape(-1, *scaled.shape[2:]), smoothed_noise=measure_smoothed_noise(seen.zoom)
+    )
+    signal = features.signal.reshape(places)
+    known = np.flatnonzero(signal.any(axis=0))
+    if not len(known):
+        return None
+    values = _by_place(features.values.reshape(*places, -1)[:, known], signal[:, known])
+    few = known[np.linspace(0, len(known) - 1, min(DEEP_CROPS, len(known))).astype(int)]
+    some = scaled[:, few]
+    pooled = pool_bottleneck(generator, some.reshape(-1, *some.shape[2:]))
+    channels = _by_place(pooled.reshape(*some.shape[:2], -1), signal[:, few])
+    deep = (channels - domain.middle) @ domain.project.T
+    fine = _fineness(values)
+    share = seen.independent / places[1]
+    fineness = domain.fineness.distance(fine, share * len(fine))
+    distance = max(
+        domain.classical.distance(values, share * len(values)),
+        domain.deep.distance(deep, share * len(deep)),
+        fineness,
+    )
+    return _Measured(values, share * len(values), distance, fineness)
+
+
+def _by_place(
+    values: Float[np.ndarray, "p n f"], signal: Bool[np.ndarray, "p n"]
+) -> Float[np.ndarray, "n f"]:
+    """Return the means over the planes in which a place shows anything."""
+    total = np.where(signal[..., None], values, 0.0).sum(axis=0)
+    return np.asarray(total / signal.sum(axis=0)[:, None])
 
 
 def _fineness(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m 1"]:
@@ -309,18 +443,79 @@ def _fit(
     return centre, (directions / np.sqrt(strength)).T / spread
 
 
-def _reasons(cloud: Cloud, values: Float[np.ndarray, "n f"]) -> tuple[str, ...]:
-    """Say in words what differs, what a microscopist can act on first."""
-    change = values.mean(axis=0) - cloud.centre
-    unusual = np.abs(change) * np.sqrt((cloud.whiten**2).sum(axis=0))
-    said = []
+def _rank(distance: float | None) -> int:
+    """Return 0 for inside, 1 for near, 2 for outside."""
+    return sum(distance is not None and distance > limit for limit in (NEAR, OUTSIDE))
+
+
+def _tell_empty(seen: Glimpse) -> str:
+    words = "no signal: it shows nothing but noise"
+    count = seen.crops.shape[0] * seen.crops.shape[1]
+    return words if seen.everything else f"{words} in the {count} parts looked at"
+
+
+def _explain(
+    generator: nn.Module, domain: Domain, seen: Glimpse, scaling: Scaling, measured: _Measured
+) -> list[_Note]:
+    """Say in words what differs, first what would bring it nearer if it were undone."""
+    notes, scaled = [], scaling.apply(seen.crops)
+    if seen.step > 1:
+        # an offset that was given may be of grey values before they are divided, or after
+        for fewer in (scaling.apply(seen.crops / seen.step), scaled / np.float32(seen.step)):
+            divided = _measure(generator, domain, seen, fewer)
+            if divided and divided.distance <= _EXPLAINS * measured.distance:
+                measured, scaled = divided, fewer
+                notes = [_tell_step(seen.step)]
+    if measured.distance <= NEAR:
+        return notes
+    dark, usual = measured.values[:, DARK], float(domain.classical.centre[DARK])
+    spread = domain.classical.spread
+    varies = math.sqrt(spread[DARK] ** 2 - spread.min() ** 2)  # without what `_fit` assumes of all
+    if abs(dark.mean() - usual) > _unusual(measured.count) * varies:
+        # told by the average, or by the darkest place, with nothing in it if structures are sparse
+        for level in (grey_level(dark.mean()) - grey_level(usual), grey_level(dark.min())):
+            moved = _measure(generator, domain, seen, scaled - np.float32(level))
+            if moved and moved.distance <= min(NEAR, _EXPLAINS * measured.distance):
+                return [*notes, _tell_background(level * scaling.scale, scaling)]
+    return notes + [_Note(words) for words in _differences(domain, measured, seen)]
+
+
+def _unusual(count: float) -> float:
+    """Return by how many standard deviations of a crop the mean of so many is seldom off."""
+    return _UNUSUAL[0] + _UNUSUAL[1] / math.sqrt(count)
+
+
+def _tell_step(step: int) -> _Note:
+    words = f"grey values come in steps of {step}: fewer bits, stored left-aligned?"
+    return _Note(f"{words} divide by {step}", f"divide its grey values by {step}")
+
+
+def _tell_background(grey: float, scaling: Scaling) -> _Note:
+    size = f"{abs(grey):.0f}" if abs(grey) >= 10 else f"{abs(grey):.2g}"
+    than = "higher" if grey > 0 else "lower"
+    return _Note(
+        f"the background is {size} grey values {than} than in training: give --offset, or subtract "
+        "it",
+        f"give --offset {scaling.offset + grey:.4g}, or subtract the background",
+    )
+
+
+def _differences(domain: Domain, measured: _Measured, seen: Glimpse) -> Iterator[str]:
+    """Say which features are more unusual than in fields of the kind, and a microscopist knows."""
+    change = measured.values.mean(axis=0) - domain.classical.centre
+    # so much more noise than registered training fields have raw ones of the same kind, too
+    change[NOISE] -= min(max(change[NOISE], 0.0), measure_lost_noise(seen.zoom))
+    unusual = np.abs(change) > _unusual(measured.count) * domain.classical.spread
+    change[FINENESS] = _fineness(measured.values).mean() - domain.fineness.centre[0]
+    unusual[FINENESS] = measured.fineness > NEAR
     for name, (words, more, less) in _SPOKEN.items():
         n = NAMES.index(name)
         ratio = math.exp(min(abs(change[n]), 9.0))
-        if ratio >= _LEAST_RATIO and unusual[n] > 1:
+        if ratio >= _LEAST_RATIO and unusual[n]:
             times = f"{ratio:.2g}" if ratio < _MANY else f"over {_MANY:g}"
-            said.append(words.format(times, more if change[n] > 0 else less))
-    return tuple(said) or ("the network sees other structures than in training",)
+            asked = n == FINENESS and seen.same_pixels and not seen.saturated
+            told = words.format(times, more if change[n] > 0 else less)
+            yield f"{told}: another objective?" if asked else told
 
 
 def _cloud_of(value: Mapping[str, Any]) -> Cloud:

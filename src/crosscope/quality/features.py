@@ -5,12 +5,16 @@ is left out: there the resampling of registered pairs has taken noise away that 
 have.
 """
 
+import functools
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Num
 from scipy import fft, ndimage
+
+from crosscope.data.grids import Axis, is_same_grid, resample, resample_within
 
 CROP_PX = 128
 RINGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 26, 32)
@@ -26,9 +30,14 @@ NAMES = (
     "coherence",
 )
 FINENESS, SPREAD = NAMES.index("fineness"), NAMES.index("spread")
+NOISE, DARK = NAMES.index("band 26 to 32"), NAMES.index("percentile 1")
+LEAST_GREYS = 16
+"""Of fewer grey values nothing is said of the steps in which they come."""
 _SIGNAL = 5.0  # noises of the smoothed crop
 _ABOVE = 1.5  # times the noise: bands that show structure
 _SMOOTH_PX = 2.0
+_ZOOMS = 0.5, 8.0  # beyond them what a resampling does to noise is taken to be the same
+_KNEE = 0.05  # scaled units: percentiles are linear below it and logarithms above
 _SMALL = 1e-6
 
 
@@ -54,14 +63,19 @@ def make_whole(crop: Num[np.ndarray, "_y _x"]) -> Num[np.ndarray, "y x"]:
     return np.pad(crop, missing, mode="symmetric")
 
 
-def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
-    """Measure scaled crops: background about 0, bright structures about 1."""
+def measure_features(
+    crops: Float32[np.ndarray, "n y x"], *, smoothed_noise: float = 1.0
+) -> Features:
+    """Measure scaled crops: background about 0, bright structures about 1.
+
+    `smoothed_noise` is what `measure_smoothed_noise` says of how they were resampled.
+    """
     blocks = _in_blocks(crops)
     smooth = ndimage.gaussian_filter(blocks, (0, _SMOOTH_PX / 2, _SMOOTH_PX / 2))
     flat = smooth.reshape(len(crops), -1)
     percentiles = np.percentile(flat, PERCENTS, axis=1).T
     dark, middle, top = percentiles[:, 1], percentiles[:, 2], percentiles[:, 5]
-    noise = _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
+    noise = smoothed_noise * _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
     centred = flat - flat.mean(axis=1, keepdims=True)
     squared = np.square(centred)
     spread = np.sqrt(squared.mean(axis=1)) + _SMALL
@@ -71,7 +85,7 @@ def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
     highest = ndimage.maximum_filter(smooth, (1, 3, 3)) == smooth
     columns = [
         *bands.T,
-        *np.arcsinh(percentiles / 0.05).T,
+        *np.arcsinh(percentiles / _KNEE).T,
         np.log(spread),
         (squared * centred).mean(axis=1) / spread**3,
         np.log(np.square(squared).mean(axis=1) / spread**4 + _SMALL),
@@ -83,6 +97,61 @@ def measure_features(crops: Float32[np.ndarray, "n y x"]) -> Features:
     ]
     signal = top - middle > _SIGNAL * noise
     return Features(np.column_stack(columns).astype(np.float64), signal)
+
+
+def grey_level(percentile: float) -> float:
+    """Return the scaled grey level that a feature of the name "percentile" means."""
+    return _KNEE * math.sinh(percentile)
+
+
+@functools.cache
+def measure_smoothed_noise(zoom: tuple[float, float]) -> float:
+    """Return how much more noise a smoothed crop has than its finest detail tells.
+
+    Resampling to a finer grid makes neighbours alike: of white noise less is left in the finest
+    detail, by which noise is measured, than in what is smoothed. 1 where nothing was resampled.
+    """
+    if is_same_grid(zoom):
+        return 1.0
+    zoom = _within(zoom)
+    blocks = _in_blocks(_cut_crops(resample(_white(zoom), zoom)))
+    smooth = ndimage.gaussian_filter(blocks, (0, _SMOOTH_PX / 2, _SMOOTH_PX / 2))
+    told = _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
+    return float((smooth.std(axis=(1, 2)) / told).mean())
+
+
+@functools.cache
+def measure_lost_noise(zoom: tuple[float, float]) -> float:
+    """Return how much more of the finest noise a raw image has than a registered one, a logarithm.
+
+    Both lie on the network's grid; the registered one was resampled by any shift.
+    """
+    zoom = _within(zoom)
+    white, shifts = _white(zoom), np.random.default_rng(1).uniform(-0.5, 0.5, (8, 2))
+    moved = []
+    for shift in shifts:  # in source pixels
+        axes = [
+            Axis(int(n * z), n, 1 / z, z * s)
+            for n, z, s in zip(white.shape, zoom, shift, strict=True)
+        ]
+        moved.append(_cut_crops(resample_within(white, *axes)))
+    raw, registered = (
+        measure_features(crops).values[:, NOISE].mean()
+        for crops in (_cut_crops(resample(white, zoom)), np.concatenate(moved))
+    )
+    return max(0.0, float(raw - registered))
+
+
+def find_step(pixels: Num[np.ndarray, "*shape"]) -> int:
+    """Return the step in which raw grey values come: 16 where 12 bits are stored left-aligned.
+
+    1 where they come in none, are no integers, or fewer than `LEAST_GREYS` of them differ.
+    """
+    if pixels.dtype.kind not in "iu":
+        return 1
+    wide = pixels.astype(np.int64)
+    step = int(np.gcd.reduce(wide - wide.min(), axis=None))
+    return step if step > 1 and len(np.unique(pixels)) >= LEAST_GREYS else 1
 
 
 def saturated_share(pixels: Num[np.ndarray, "*shape"]) -> float:
@@ -100,6 +169,23 @@ def saturated_share(pixels: Num[np.ndarray, "*shape"]) -> float:
     if rise <= 0 or at_top < 5 or at_top < 3 * below:
         return 0.0
     return at_top / int((pixels > middle + 0.3 * rise).sum())
+
+
+def _within(zoom: tuple[float, float]) -> tuple[float, float]:
+    y, x = np.clip(zoom, *_ZOOMS).tolist()
+    return y, x
+
+
+def _white(zoom: tuple[float, float]) -> Float[np.ndarray, "y x"]:
+    """Return white noise, of about 3 x 3 crops when it is resampled."""
+    shape = [math.ceil(3.1 * CROP_PX / z) + 4 for z in zoom]
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def _cut_crops(image: Float[np.ndarray, "_y _x"]) -> Float32[np.ndarray, "n y x"]:
+    corners = itertools.product(*(range(0, n - CROP_PX + 1, CROP_PX) for n in image.shape))
+    cut = [image[y : y + CROP_PX, x : x + CROP_PX] for y, x in corners]
+    return np.stack(cut).astype(np.float32)
 
 
 def _in_blocks(crops: Float32[np.ndarray, "n y x"]) -> Float32[np.ndarray, "n v u"]:

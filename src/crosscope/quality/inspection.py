@@ -7,6 +7,7 @@ as far as light from beyond it shines in, nothing can be said, and the map is 0.
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from crosscope.model.dial import blend
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.files import Models, Verdict
-from crosscope.prediction.images import PredictionPlan, fit_channels, fit_pixels
+from crosscope.prediction.images import SAME_PIXEL, PredictionPlan, fit_channels, fit_pixels
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.claim import Claim
 from crosscope.quality.disagreement import ROUNDED_FLOOR, ROUNDED_SHARE, Usual
@@ -42,12 +43,17 @@ from crosscope.quality.domain import (
     CROPS,
     Belonging,
     Domain,
+    Glimpse,
     OtherVersionError,
     count_channels,
+    count_independent,
+    cover,
+    is_covered,
     judge_domain,
     place_crops,
+    place_raw,
 )
-from crosscope.quality.features import make_whole, saturated_share
+from crosscope.quality.features import find_step, make_whole, saturated_share
 from crosscope.quality.forward import Forward
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
@@ -61,8 +67,13 @@ VERSION = "0.5"
 MOST_PAIRS = 8
 """More than so many were never worth it: see the learning curve in docs/systems.md."""
 UNKNOWN = "the model has no certificate: nobody knows what it was made for"
+_CROPS_OF_MANY = 9  # in a stack, by which a plane's noise is measured: 2 % of the time it takes
 _FAR = 2.0  # times what a training field has at most: then input and output disagree
 _LEAST_CHI_SQUARE, _LEAST_BEYOND = 1.5, 5e-3
+_OTHER_IMAGE = 0.2  # of the image beyond the limit: it may not be of this image at all
+_ANOTHER = "so much of it contradicts the input: is it the output of another image?"
+_SISTERS = "sisters_beyond_share"
+_REBLUR = ("chi_square", "rsp", "rse", "beyond_share")
 _WORST = ("inside", "near", "outside")
 
 
@@ -93,7 +104,8 @@ class Inspector:
         views = open_views(models, image, plan)
         known = [view for view in views if "domain" in view.model.certificate]
         if len(known) < len(views):
-            return Verdict(fit.domain, reasons=(UNKNOWN,))
+            verdict = "refused" if fit.domain == "outside" else None
+            return Verdict(fit.domain, verdict, (UNKNOWN,))
         found = [judge_view(view) for view in views]
         reasons = tuple(
             f"{view.label}{reason}"
@@ -102,14 +114,15 @@ class Inspector:
         )
         domains = [each.domain for each in found]
         if "outside" in domains and not plan.force:
-            count = max(sum(seen.part == "training" for seen in v.model.fields) for v in views)
-            remedy = (
-                f"Fine-tune it with about {min(max(count, 2), MOST_PAIRS)} pairs (train --init)"
+            told, remedy = "; ".join((*fit.reasons, *reasons)), _advise(views, found)
+            raise DomainError(
+                image.image.name,
+                f"the model was not made for such an image: {told}",
+                f"{remedy[0].upper()}{remedy[1:]}, or use --force and doubt it",
             )
-            reason = f"the model was not made for such an image: {'; '.join(reasons)}"
-            raise DomainError(image.image.name, reason, f"{remedy}, or use --force and doubt it")
+        distances = [each.distance for each in found if each.distance is not None]
         numbers = {
-            "distance": max(each.distance for each in found),
+            "distance": max(distances, default=None),
             "signal": any(each.signal for each in found),
         }
         worst = max([*domains, fit.domain or _WORST[0]], key=_WORST.index)
@@ -146,7 +159,7 @@ class Inspector:
         else:
             pixels = draw_map(walks, output.image.pixels.shape, watch)
             write_image(output.image.with_pixels(pixels), trust, overwrite=overwrite)
-        found = conclude(admitted, walks)
+        found = conclude(admitted, walks, level=self.level)
         return replace(found, numbers={**found.numbers, "trust": str(trust)})
 
 
@@ -190,10 +203,11 @@ def check(
     plan = replace(plan, channel=None, pixel_size_nm=None, force=True)
     inspector, seen = Inspector(level), slide_of(image)
     admitted = inspector.admit(model, seen, plan)
+    fit = fit_pixels(model, image, force=True)
+    admitted = replace(admitted, reasons=fit.reasons + admitted.reasons)
     if output is None:
-        return conclude(admitted, [])
-    shape = zoomed_shape(image.pixels.shape[-2:], fit_pixels(model, image, force=True).zoom)
-    wanted = (*image.pixels.shape[:-2], *shape)
+        return conclude(admitted, []) if "domain" in model.certificate else admitted
+    wanted = (*image.pixels.shape[:-2], *zoomed_shape(image.pixels.shape[-2:], fit.zoom))
     if output.pixels.shape != wanted:
         reason = f"is {output.pixels.shape} px, of this image the model makes {wanted}"
         raise InputError(output.name, reason, "Pass what was predicted from it")
@@ -202,7 +216,21 @@ def check(
     if walks is None:
         return admitted
     trust = output.with_pixels(draw_map(walks, output.pixels.shape, lambda done: None))
-    return replace(conclude(admitted, walks), trust=trust)
+    doubts = _tell_pixels(output, fit.pixel_size_nm)
+    found = conclude(admitted, walks, level=level, doubts=doubts)
+    if (found.numbers["beyond_share"] or 0) > _OTHER_IMAGE:
+        found = replace(found, reasons=(*found.reasons, _ANOTHER))
+    return replace(found, trust=trust)
+
+
+def _tell_pixels(output: Image, made_nm: tuple[float, float]) -> tuple[str, ...]:
+    """Say that an output's pixels are not as large as the model makes them, where they are not."""
+    said_nm = output.pixel_size_nm
+    if said_nm is None or np.allclose(said_nm, made_nm, rtol=SAME_PIXEL, atol=0):
+        return ()
+    said, made = (" x ".join(f"{nm:.4g}" for nm in each) for each in (said_nm, made_nm))
+    told = f"its pixels are {said} nm, but of this image the model makes pixels of {made} nm"
+    return (f"{told}: is this what the model made of it?",)
 
 
 def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> Known:
@@ -220,15 +248,24 @@ def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> K
         raise ModelError("the model", reason, remedy) from error
 
 
-def _most_allowed(agreement: Sequence[Mapping[str, float]]) -> tuple[float, float]:
-    """Return the chi-square and the share beyond the limit up to which an output is good."""
-    usual = [
-        (read_number(each["chi_square"], 0.0, LARGEST), read_number(each["beyond_share"], 0.0, 1.0))
-        for each in agreement
-    ]
-    return (
-        max([_LEAST_CHI_SQUARE, *(_FAR * chi_square for chi_square, _ in usual)]),
-        max([_LEAST_BEYOND, *(_FAR * beyond for _, beyond in usual)]),
+@dataclass(frozen=True)
+class _Allowed:
+    """Up to what an output is good; None where it is not known how far sisters usually are."""
+
+    chi_square: float
+    beyond_share: float
+    sisters_beyond_share: float | None
+
+
+def _most_allowed(agreement: Sequence[Mapping[str, float]]) -> _Allowed:
+    """Return twice what the training fields have at most, and no less than what says nothing."""
+    chi_squares = [read_number(each["chi_square"], 0.0, LARGEST) for each in agreement]
+    beyond = [read_number(each["beyond_share"], 0.0, 1.0) for each in agreement]
+    sisters = [read_number(each[_SISTERS], 0.0, 1.0) for each in agreement if _SISTERS in each]
+    return _Allowed(
+        max([_LEAST_CHI_SQUARE, *(_FAR * each for each in chi_squares)]),
+        max([_LEAST_BEYOND, *(_FAR * each for each in beyond)]),
+        max([_LEAST_BEYOND, *(_FAR * each for each in sisters)]) if sisters else None,
     )
 
 
@@ -254,6 +291,8 @@ class View:
     scaling : Scaling
     label : str
         Named before a reason where there are several.
+    same_pixels : bool
+        Whether its pixels are as wide as those that the model was made for.
     """
 
     model: Model
@@ -262,6 +301,7 @@ class View:
     zoom: tuple[float, float]
     scaling: Scaling
     label: str
+    same_pixels: bool = True
 
     @property
     def places(self) -> list[Place]:
@@ -296,9 +336,10 @@ def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]
         channel = None
         if "c" in slide.image.axes:
             channel = slide.image.channels.index(chosen.channels[0])
-        zoom = fit_pixels(model, chosen, force=True).zoom
+        fit = fit_pixels(model, chosen, force=True)
         label = "" if isinstance(models, Model) else f"{name}: "
-        views.append(View(model, slide, channel, zoom, plan.scaling(model), label))
+        scaling, same = plan.scaling(model), fit.domain is None
+        views.append(View(model, slide, channel, fit.zoom, scaling, label, same))
     return views
 
 
@@ -311,23 +352,35 @@ def judge_view(view: View) -> Belonging:
     chosen = [
         places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
     ]
-    spots = list(place_crops(view.shape, CROPS // len(chosen)))
-    crops = [make_whole(view.read(place, *at)) for place in chosen for at in spots]
+    spots = list(cover(view.shape))
+    crops = np.stack([[make_whole(view.read(place, *at)) for at in spots] for place in chosen])
+    if not np.isfinite(crops).all():
+        require_finite(view.slide.image.with_pixels(crops.reshape(-1, crops.shape[-1])))
     height, width = view.slide.image.pixels.shape[-2:]
-    if not all(np.isfinite(crop).all() for crop in crops):
-        require_finite(view.slide.image.with_pixels(np.concatenate(crops)))
-    raw = [
-        view.slide.read(place, y, x)
-        for place in chosen
-        for y, x in place_crops((height, width), CROPS // len(chosen))
-    ]
-    return judge_domain(
-        view.model.generator,
-        domain,
-        np.stack(crops),
-        view.scaling,
-        saturated=saturated_share(np.stack(raw)),
+    raw_spots = list(place_raw((height, width)))
+    raw = np.stack([view.slide.read(place, y, x) for place in chosen for y, x in raw_spots])
+    glimpse = Glimpse(
+        crops=crops,
+        independent=count_independent(view.shape),
+        everything=chosen == places and is_covered(view.shape),
+        side_px=min(view.shape),
+        zoom=view.zoom,
+        same_pixels=view.same_pixels,
+        saturated=saturated_share(raw),
+        step=find_step(raw),
     )
+    return judge_domain(view.model.generator, domain, glimpse, view.scaling)
+
+
+def _advise(views: Sequence[View], found: Sequence[Belonging]) -> str:
+    """Say what helps where images are outside: what their reasons ask for, or else training."""
+    asked = {remedy for each in found if each.domain == "outside" for remedy in each.remedies}
+    if not all(view.same_pixels for view in views):
+        asked.add("check its pixel size (--pixel-size-nm)")
+    if asked:
+        return " and ".join(sorted(asked))
+    count = max(sum(seen.part == "training" for seen in view.model.fields) for view in views)
+    return f"fine-tune it with about {min(max(count, 2), MOST_PAIRS)} pairs (train --init)"
 
 
 def _domain_of(generator: nn.Module, value: Mapping[str, Any]) -> Domain:
@@ -360,10 +413,13 @@ class Walk:
     channel : int or None
         Which of the output's, where it has several.
     reblurrer : Reblurrer
+        Made ready for this image, where `measure` is not given.
     sisters : tuple of Sister
         Empty where it is compared with its input only.
     sums : list of Sums
         Of the parts that are done.
+    measure : callable, optional
+        From a plane to the comparison made ready for it: each has noise and background of its own.
     """
 
     view: View
@@ -372,6 +428,7 @@ class Walk:
     reblurrer: Reblurrer
     sisters: tuple[Sister, ...]
     sums: list[Sums]
+    measure: Callable[[Place], Reblurrer] | None = None
 
     @property
     def block_px(self) -> int:
@@ -396,7 +453,8 @@ class Walk:
         )
         seen = self.view.read(self.place_of(part.place), *read)
         made = self.output.read(part.place, *read)
-        compared = self.reblurrer.compare(seen, made)
+        ready = self.measure(part.place) if self.measure else self.reblurrer
+        compared = ready.compare(seen, made)
         rows, columns = (
             slice((s.start - r.start) // block_px, -(-(s.stop - r.start) // block_px))
             for s, r in zip((part.y, part.x), read, strict=True)
@@ -409,11 +467,16 @@ class Walk:
             inner.append(slice(low, max(low, high)))
         judged = np.zeros_like(compared.z)
         judged[inner[0], inner[1]] = np.abs(compared.z[inner[0], inner[1]])
-        self.sums.append(add_up(compared, inner[0], inner[1]))
+        sums = add_up(compared, inner[0], inner[1])
         doubt = judged[rows, columns].repeat(block_px, axis=0).repeat(block_px, axis=1)
         doubt = doubt[: part.y.stop - part.y.start, : part.x.stop - part.x.start]
-        for sister in self.sisters:
-            doubt = np.maximum(doubt, np.abs(self.disagree(sister, part, made, read)))
+        if self.sisters:
+            apart = [np.abs(self.disagree(sister, part, made, read)) for sister in self.sisters]
+            most = np.max(apart, axis=0)
+            beyond = int((most > LIMIT).sum())
+            sums = replace(sums, shown=most.size, sisters_beyond=beyond)
+            doubt = np.maximum(doubt, most)
+        self.sums.append(sums)
         return in_tenths(doubt)
 
     def disagree(
@@ -464,7 +527,7 @@ def open_walks(
         engine = Engine(plan.threads or 1, plan.precision or "float32")
         sisters = _open_sisters(view, engine) if full else ()
         plain = Walk(view, output, channel, Reblurrer(forward, forward.noise, 0.0), sisters, [])
-        walks.append(replace(plain, reblurrer=make_reblurrer(forward, *_samples(plain))))
+        walks.append(replace(plain, measure=_once(functools.partial(_measure, plain))))
     return walks
 
 
@@ -499,17 +562,32 @@ def _usual_of(model: Model, entries: Sequence[Any]) -> list[Usual]:
     return [Usual.from_json(entry) for entry in entries]
 
 
-def _samples(
-    walk: Walk,
-) -> tuple[list[Num[np.ndarray, "_y _x"]], list[Float[np.ndarray, "_y _x"]]]:
-    """Read some crops of an input and its output: enough to measure the noise."""
+def _measure(walk: Walk, place: Place) -> Reblurrer:
+    """Make the comparison ready for a plane, by some crops of it: by fewer where there are many."""
     image = walk.output.image
-    middle = {axis: n // 2 for axis, n in zip(image.axes, image.pixels.shape, strict=True)}
-    middle["c"] = walk.channel or 0
-    place = tuple(middle[axis] for axis in image.axes[:-2])
-    spots = list(place_crops(walk.view.shape))
-    seen = [walk.view.read(walk.place_of(place), y, x) for y, x in spots]
-    return seen, [walk.output.read(place, y, x) for y, x in spots]
+    planes = math.prod(
+        n for axis, n in zip(image.axes[:-2], image.pixels.shape, strict=False) if axis != "c"
+    )
+    spots = list(place_crops(walk.view.shape, CROPS if planes == 1 else _CROPS_OF_MANY))
+    return make_reblurrer(
+        walk.reblurrer.forward,
+        [walk.view.read(walk.place_of(place), y, x) for y, x in spots],
+        [walk.output.read(place, y, x) for y, x in spots],
+    )
+
+
+def _once(measure: Callable[[Place], Reblurrer]) -> Callable[[Place], Reblurrer]:
+    """Return what measures each plane when it is first asked for; several threads may ask."""
+    known: dict[Place, Reblurrer] = {}
+    lock = threading.Lock()
+
+    def find(place: Place) -> Reblurrer:
+        with lock:
+            if place not in known:
+                known[place] = measure(place)
+            return known[place]
+
+    return find
 
 
 def draw_map(
@@ -537,39 +615,107 @@ def _walk_of(walks: Sequence[Walk], part: Part) -> Walk:
     return walks[at] if len(walks) > 1 else walks[0]
 
 
-def conclude(admitted: Verdict, walks: Sequence[Walk]) -> Verdict:
-    """Give the verdict, with its reasons in words."""
-    reasons = list(admitted.reasons)
-    doubtful = admitted.domain == "near"
+def conclude(
+    admitted: Verdict,
+    walks: Sequence[Walk],
+    *,
+    level: str | None = None,
+    doubts: Sequence[str] = (),
+) -> Verdict:
+    """Give the verdict, with its reasons in words.
+
+    Parameters
+    ----------
+    admitted : Verdict
+        On the image alone.
+    walks : sequence of Walk
+        Done: one a channel.
+    level : "fast" or "full", optional
+        As was asked for.
+    doubts : sequence of str
+        What else is wrong with the output.
+    """
+    found = [_judge_walk(admitted, walk, level) for walk in walks]
+    doubts = [*doubts, *(doubt for each in found for doubt in each.doubts)]
+    doubtful = admitted.domain == "near" or admitted.numbers.get("signal") is False or doubts
     numbers = dict(admitted.numbers)
-    if numbers.get("signal") is False:
-        doubtful = True
-    found: dict[str, list[float | None]] = {}
-    for walk in walks:
-        sums = sum(walk.sums, Sums())
-        if not sums.count:
-            reasons.append(f"{walk.view.label}it is too small to be compared with its input")
-            doubtful = True
-            continue
-        chi_square, beyond = read_certificate(walk.view.model, "agreement", _most_allowed)
-        if sums.beyond_share > beyond:
-            doubtful = True
-            reasons.append(
-                f"{walk.view.label}blurred again, {sums.beyond_share:.1%} of it contradict the "
-                f"input by more than {LIMIT:g} standard deviations: look at the trust map"
-            )
-        elif sums.chi_square > chi_square:
-            doubtful = True
-            reasons.append(
-                f"{walk.view.label}blurred again, it contradicts the input everywhere a little: by "
-                f"{sums.chi_square:.2g} times the variance of noise"
-            )
-        for name in ("chi_square", "rsp", "rse", "beyond_share"):
-            found.setdefault(name, []).append(getattr(sums, name))
-        if "claim" in walk.view.model.certificate:
-            claim = read_certificate(walk.view.model, "claim", Claim.from_json)
-            found.setdefault("claimed_resolution_nm", []).append(claim.resolution_nm)
-    single = len(walks) == 1
-    numbers |= {name: values[0] if single else values for name, values in found.items()}
+    if level and walks:
+        numbers["level"] = level
+    for name in dict.fromkeys(name for each in found for name in each.numbers):
+        values = [each.numbers.get(name) for each in found]
+        numbers[name] = values[0] if len(walks) == 1 else values
+    reasons = [*admitted.reasons, *doubts, *(r for each in found for r in each.remarks)]
     verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"
     return Verdict(admitted.domain, verdict, tuple(reasons), numbers)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What came of a channel: why to doubt it, what else is to be said, and what was measured."""
+
+    doubts: tuple[str, ...]
+    remarks: tuple[str, ...]
+    numbers: Mapping[str, Any]
+
+
+def _judge_walk(admitted: Verdict, walk: Walk, level: str | None) -> _Found:
+    """Judge a channel; what could not be measured is None, beside the reason."""
+    sums, label = sum(walk.sums, Sums()), walk.view.label
+    allowed = read_certificate(walk.view.model, "agreement", _most_allowed)
+    doubts, remarks, numbers = [], [], dict[str, Any]()
+    if not sums.count:
+        doubts.append("it is too small to be compared with its input")
+        numbers |= dict.fromkeys(_REBLUR) | {f"{name}_reason": _SMALL for name in _REBLUR}
+    else:
+        numbers |= {name: getattr(sums, name) for name in _REBLUR}
+        if sums.rsp is None:
+            numbers["rsp_reason"] = "the input or the output, blurred again, is the same everywhere"
+        if sums.beyond_share > allowed.beyond_share:
+            doubts.append(
+                f"blurred again, {sums.beyond_share:.1%} of it contradict the input by more than "
+                f"{LIMIT:g} standard deviations: look at the trust map"
+            )
+        elif sums.chi_square > allowed.chi_square:
+            doubts.append(
+                f"blurred again, it differs from the input by {math.sqrt(sums.chi_square):.2g} "
+                f"times as much as noise explains, nearly everywhere: so it is where focus, point "
+                f"spread function or background are others than in training"
+            )
+    if level == "full":
+        share = sums.sisters_beyond_share
+        numbers[_SISTERS] = share
+        if share is None:
+            numbers[f"{_SISTERS}_reason"] = _ALONE
+            remarks.append(f"it was compared with its input only: {_ALONE}")
+        elif allowed.sisters_beyond_share is not None and share > allowed.sisters_beyond_share:
+            doubts.append(
+                f"in {share:.1%} of it another network that learnt the same (its twin or a member) "
+                f"shows something else, by more than {LIMIT:g} standard deviations: look at the "
+                f"trust map"
+            )
+    numbers |= _tell_claim(admitted, walk.view.model)
+    doubts, remarks = ([f"{label}{text}" for text in each] for each in (doubts, remarks))
+    return _Found(tuple(doubts), tuple(remarks), numbers)
+
+
+_SMALL = "the image is too small"
+_ALONE = (
+    "there was no other network to ask: the model has no members, and no twin, or one that is "
+    "part of the output (fidelity)"
+)
+_UNCLAIMED = "the model was certified without claims, or the output was made with a fidelity"
+
+
+def _tell_claim(admitted: Verdict, model: Model) -> dict[str, Any]:
+    """Return the resolution that is claimed of an output, or None and why."""
+    resolution_nm: float | None = None
+    reason: str | None = _UNCLAIMED
+    if "claim" in model.certificate:
+        claim = read_certificate(model, "claim", Claim.from_json)
+        resolution_nm, reason = claim.resolution_nm, claim.reason
+    if admitted.domain == "outside":
+        resolution_nm, reason = None, "the model was not made for such an image"
+    elif admitted.numbers.get("signal") is False:
+        resolution_nm, reason = None, "the image shows nothing but noise"
+    why = {"claimed_resolution_reason": reason} if reason else {}
+    return {"claimed_resolution_nm": resolution_nm, **why}

@@ -114,6 +114,8 @@ class Sums:
         Sum of z^2, and how many |z| are above `LIMIT`.
     source, expected, source2, expected2, product, error2 : float
         Sums of grey values, squares and products.
+    shown, sisters_beyond : int
+        Pixels that sisters were asked for, and in how many of them one is further than `LIMIT`.
     """
 
     count: int = 0
@@ -125,6 +127,8 @@ class Sums:
     expected2: float = 0.0
     product: float = 0.0
     error2: float = 0.0
+    shown: int = 0
+    sisters_beyond: int = 0
 
     def __add__(self, other: "Sums") -> "Sums":
         both = zip(asdict(self).items(), asdict(other).values(), strict=True)
@@ -139,6 +143,11 @@ class Sums:
     def beyond_share(self) -> float:
         """Share of the image that contradicts the input."""
         return self.beyond / self.count
+
+    @property
+    def sisters_beyond_share(self) -> float | None:
+        """Share of the image in which a sister shows something else; None where none was asked."""
+        return self.sisters_beyond / self.shown if self.shown else None
 
     @property
     def rse(self) -> float:

@@ -245,17 +245,37 @@ def _tell_claim(claim: Claim) -> dict[str, Any]:
         "p_merged_upper": list(claim.p_merged_upper),
         "p_split": claim.p_split,
         "p_split_upper": claim.p_split_upper,
+        "p_missed": claim.p_missed,
+        "position_error_nm": claim.position_error_nm,
+        "position_bias_nm": claim.position_bias_nm and list(claim.position_bias_nm),
+        "separation_bias_nm": list(claim.separation_bias_nm),
+        "intensity_bias": claim.intensity_bias,
+        "pair_intensity_bias": claim.pair_intensity_bias,
         "false_objects_per_field": claim.false_objects_per_field,
         "most_false_objects": claim.most_false_objects,
         "empty_fields": claim.empty_fields,
     }
+    if claim.position_error_nm is None:
+        told |= dict.fromkeys(("position_error_reason", "position_bias_reason"), _NOWHERE)
+    if None in claim.separation_bias_nm:
+        told["separation_bias_reason"] = "where it is null, fewer than ten pairs came out as two"
+    if claim.intensity_bias is None:
+        reasons = "intensity_bias_reason", "pair_intensity_bias_reason"
+        told |= dict.fromkeys(reasons, claim.reason)
     return told | ({"reason": claim.reason} if claim.reason else {})
+
+
+_NOWHERE = "no single point came out alone, and at its place"
 
 
 def _tell_quantities(quantities: Quantities) -> dict[str, Any]:
     told = {
         "slope": quantities.slope,
         "r2": quantities.r2,
+        "exposures": list(quantities.exposures),
+        "ratios": quantities.ratios and list(quantities.ratios),
+        "offsets": list(quantities.offsets),
+        "offset_change": quantities.offset_change,
         "sentence": quantities.sentence,
     }
     return told | ({"reason": quantities.reason} if quantities.reason else {})

@@ -1,21 +1,30 @@
 """The command line: each command parses, calls public verbs, and shows what came of it."""
 
+import difflib
 import functools
 import inspect
+import math
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 
 import crosscope as cs
-from crosscope.terminal.description import describe, lines_of, read_accepted
+from crosscope.terminal.description import (
+    Sidecar,
+    describe,
+    lines_of,
+    read_accepted,
+    read_sidecar,
+)
 from crosscope.terminal.display import progress_of, say, show_json, summary_table, trust_line
 from crosscope.terminal.quickstart import travel
 
@@ -257,7 +266,11 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Budget; 10 where none is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget, instead of minutes.")] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Start from this model (transfer learning).")
+        Path | None,
+        typer.Option(
+            help="Start from this model (transfer learning): a file, or the name of one that comes "
+            "with the program."
+        ),
     ] = None,
     accumulate: Annotated[
         int, typer.Option(help="Batches that make one step, one in memory at a time.")
@@ -279,6 +292,14 @@ def train(
     threads: Annotated[int | None, typer.Option(help="Else by measurement.")] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Else by measurement.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other field of cs.TrainingPlan, as mse_share=0.93; once for each field.",
+        ),
     ] = None,
     learning_curve: Annotated[
         bool,
@@ -314,7 +335,8 @@ def train(
         "haze": haze,
     }
     make_plan = cs.paper_plan if preset == "paper" else cs.TrainingPlan
-    plan = make_plan(seed=seed, **{key: value for key, value in given.items() if value is not None})
+    chosen = {key: value for key, value in given.items() if value is not None}
+    plan = make_plan(seed=seed, **chosen, **_read_fields(set_ or []))
     start = cs.Model.load(init) if init else None
     registered = read_accepted(pairs, channel=channel)
     processes = cs.join_processes()
@@ -376,6 +398,8 @@ def train(
         f"validation PSNR {validation['psnr_db']:.2f} dB, SSIM {validation['ssim']:.4f} "
         f"at step {model.training['best_step']}"
     )
+    for point in model.training.get("learning_curve", []):
+        typer.echo(f"{point['pairs']} pairs: validation PSNR {point['psnr_db']:.2f} dB")
 
 
 @command
@@ -558,8 +582,11 @@ def predict(
                 for reason in entry["reasons"]:
                     say(f"{entry['input']}: {reason}")
                 if entry["verdict"]:
-                    typer.echo(f"{entry['output']}: {entry['verdict']}, {entry['domain']}")
-        typer.echo(f"{output}: {len(predicted.outputs) - len(predicted.failures)} done")
+                    typer.echo(f"{entry['output']}: {_judged(entry['verdict'], entry['domain'])}")
+        done = [entry for entry in predicted.outputs if entry["output"]]
+        forced = sum(entry["domain"] == "outside" for entry in done)
+        told = f" ({forced} forced: the model was not made for such images)" if forced else ""
+        typer.echo(f"{output}: {len(done)} done{told}")
     return max((failure.error.exit_code for failure in predicted.failures), default=0)
 
 
@@ -571,6 +598,12 @@ def check(
     channel: OneChannel = None,
     pixel_size_nm: PixelSize = None,
     offset: Offset = None,
+    fidelity: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="That it was predicted with; else as OUTPUT.json says, or 0."
+        ),
+    ] = None,
     level: Annotated[
         Literal["fast", "full"], typer.Option(help="full: by its twin and members, too.")
     ] = "fast",
@@ -597,30 +630,50 @@ def check(
             )
             if output is None:
                 raise cs.InputError(option, f"only an output has {has}", "Name the output, too")
-    plan = cs.PredictionPlan(channel=channel, pixel_size_nm=pixel_size_nm, offset=offset)
     loaded, raw = cs.Model.load(model), cs.read_image(image)
     made = cs.read_image(output) if output else None
+    sidecar = read_sidecar(output) if output else Sidecar()
+    remarks = []
+    if sidecar.input_sha256 not in (None, raw.sha256):
+        remarks.append(
+            f"{output} was made of another file, as its sidecar says: of {sidecar.input}, whose "
+            f"SHA-256 begins with {sidecar.input_sha256[:12]}, not with {str(raw.sha256)[:12]}"
+        )
+    if fidelity is None and sidecar.fidelity:
+        remarks.append(f"it was predicted with --fidelity {sidecar.fidelity:g}, says its sidecar")
+    plan = cs.PredictionPlan(
+        channel=channel,
+        pixel_size_nm=pixel_size_nm,
+        offset=offset,
+        fidelity=sidecar.fidelity if fidelity is None else fidelity,
+    )
     found = cs.check(loaded, raw, made, plan=plan, level=level)
+    found = replace(found, reasons=(*found.reasons, *remarks))
     support = None
     if objects and made:
         support = cs.count_support(loaded, raw, made, plan=replace(plan, force=True))
         support.write_csv(objects, overwrite=overwrite)
     if map_ and found.trust:
         cs.write_image(found.trust, map_, overwrite=overwrite)
+    elif map_:
+        say(f"{map_}: no trust map was written, for the model has no certificate to compare by")
     if json:
         said: dict[str, Any] = {
             "domain": found.domain,
             "verdict": found.verdict,
             "reasons": list(found.reasons),
         }
-        said |= {"quality": dict(found.numbers)} | ({"support": support.json} if support else {})
+        said |= {"fidelity": plan.fidelity, "quality": dict(found.numbers)}
+        if support:
+            said["support"] = support.json
+            if support.claimed_px is None:
+                why = found.numbers.get("claimed_resolution_reason", "of a fidelity nothing is")
+                said["support"] |= {"close_reason": f"no resolution is claimed: {why}"}
         show_json(said)
     else:
         for reason in found.reasons:
             say(f"{image}: {reason}")
-        typer.echo(
-            f"{image}: {found.verdict or 'not judged'}, {found.domain or 'domain not known'}"
-        )
+        typer.echo(f"{image}: {_judged(found.verdict, found.domain)}")
         if support:
             close = "{close} closer to another than the model is known to tell apart"
             if support.claimed_px is None:
@@ -730,6 +783,80 @@ def _load(model: str) -> "cs.Model | dict[str, cs.Model]":
     if len({channel for channel, _, _ in named}) < len(named):
         raise cs.ModelError(model, "names a channel twice", "Give each channel one model")
     return {channel: cs.Model.load(path) for channel, _, path in named}
+
+
+_OPTION_OF = {
+    "network": "--preset",
+    "base": "--base",
+    "minutes": "--minutes",
+    "steps": "--steps",
+    "accumulate": "--accumulate",
+    "haze": "--haze",
+    "seed": "--seed",
+    "threads": "--threads",
+    "precision": "--precision",
+}
+
+
+def _read_fields(given: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE, fields of the training plan that have no option of their own."""
+    if not given:
+        return {}
+    kinds = get_type_hints(cs.TrainingPlan)
+    others = sorted(kinds.keys() - _OPTION_OF.keys())
+    fields: dict[str, Any] = {}
+    for text in given:
+        where = f"--set {text}"
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise cs.InputError(where, "is not NAME=VALUE", "Write it as --set mse_share=0.93")
+        if name in _OPTION_OF:
+            raise cs.InputError(where, "has an option of its own", f"Use {_OPTION_OF[name]}")
+        if name not in kinds:
+            near = difflib.get_close_matches(name, others, n=1)
+            remedy = f"The nearest is {near[0]}" if near else f"There are {', '.join(others)}"
+            raise cs.InputError(where, "the plan has no field of this name", remedy)
+        if name in fields:
+            raise cs.InputError(where, f"{name} is given twice", "Give it once")
+        fields[name] = _read_value(where, value, kinds[name])
+    return fields
+
+
+def _read_value(where: str, text: str, kind: Any) -> int | float | bool:
+    """Read a value of a field whose type is bool, int or float, or one of these or None."""
+    (kind,) = set(get_args(kind) or (kind,)) - {NoneType}
+    words, read = _READERS[kind]
+    try:
+        return read(text)
+    except (KeyError, ValueError) as error:
+        raise cs.InputError(where, f"is not {words}", f"Give {words} after the =") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_READERS: dict[type, tuple[str, Callable[[str], Any]]] = {
+    bool: ("true or false", lambda text: {"true": True, "false": False}[text.lower()]),
+    int: ("a whole number", int),
+    float: ("a number", _finite),
+}
+
+
+def _judged(verdict: str | None, domain: str | None) -> str:
+    """Tell a verdict, and how the image is beside those that the model knows."""
+    return f"{verdict or 'not judged'}; {_LIKENESS[domain]}"
+
+
+_LIKENESS = {
+    "inside": "the image is like those that the model learnt from (inside)",
+    "near": "the image is somewhat unlike those that the model learnt from (near)",
+    "outside": "the image is unlike those that the model learnt from (outside)",
+    None: "it is not known what images the model learnt from",
+}
 
 
 def _certified(model: "cs.Model", pairs: "list[cs.RegisteredPair]", *, claims: bool) -> "cs.Model":

@@ -1,6 +1,9 @@
 """Path -> what the program understands of it, under the names of the JSON."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ def lines_of(known: Mapping[str, Any]) -> Iterator[str]:
         if value is None or value == [] or value == {}:
             continue
         if isinstance(value, Mapping):
-            if any(isinstance(part, Mapping | list) for part in value.values()):
+            if any(isinstance(part, Mapping | list) or _says(part) for part in value.values()):
                 yield f"{key}:"
                 yield from (f"  {line}" for line in lines_of(value))
             else:
@@ -37,6 +40,10 @@ def lines_of(known: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{key}: {sentence}" for sentence in value)
         else:
             yield f"{key}: {_short(value)}"
+
+
+def _says(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".")
 
 
 def _short(value: Any) -> str:
@@ -91,6 +98,28 @@ def _describe_pairs(path: Path) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Sidecar:
+    """What the JSON beside an output says of how it was made, as far as it does."""
+
+    input: str = ""
+    input_sha256: str | None = None
+    fidelity: float = 0.0
+
+
+def read_sidecar(output: Path) -> Sidecar:
+    """Read what lies beside an output, or beside its folder; nothing is raised for what is not."""
+    for beside in (output, output.absolute().parent):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            text = beside.with_name(f"{beside.name}.json").read_text(encoding="utf-8")
+            for entry in json.loads(text)["outputs"]:
+                if entry["output"] and Path(entry["output"]).name == output.name:
+                    fidelity = float(entry["plan"].get("fidelity", 0.0))
+                    if 0 <= fidelity <= 1 and isinstance(entry["input_sha256"], str):
+                        return Sidecar(str(entry["input"]), entry["input_sha256"], fidelity)
+    return Sidecar()
+
+
 def _describe_model(path: Path) -> dict[str, Any]:
     model = cs.Model.load(path)
     return {
@@ -106,7 +135,8 @@ def _describe_model(path: Path) -> dict[str, Any]:
             name: part["sentence"]
             for name, part in model.certificate.items()
             if isinstance(part, dict) and "sentence" in part
-        },
+        }
+        | _tell_quality(model.certificate),
         "network": f"{model.network}, base {model.base}",
         "parameters": model.parameters,
         "source_pixel_size_nm": model.source_pixel_size_nm,
@@ -120,3 +150,70 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "training": dict(model.training),
         "sha256": model.sha256,
     }
+
+
+def _tell_quality(certificate: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a certificate knows beside its sentences; nothing of what is damaged."""
+    claim, light = (certificate.get(name) or {} for name in ("claim", "quantities"))
+    told = {}
+    for name, say in _SAID.items():
+        # a file may hold anything where a number should be
+        with suppress(KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+            told[name] = say({**light, **claim})
+    return told
+
+
+def _say_invented(of: Mapping[str, Any]) -> str:
+    return (
+        f"An empty field of 512 x 512 px holds {of['false_objects_per_field']:.1f} false objects "
+        f"on average, {of['most_false_objects']:d} at most (of {of['empty_fields']:d} fields)."
+    )
+
+
+def _say_place(of: Mapping[str, Any]) -> str:
+    y_nm, x_nm = of["position_bias_nm"]
+    return (
+        f"Single points come out {of['position_error_nm']:.1f} nm from their place (root mean "
+        f"square), on average {y_nm:+.1f} nm off in y and {x_nm:+.1f} nm in x."
+    )
+
+
+def _say_distance(of: Mapping[str, Any]) -> str:
+    off_nm = [bias_nm for bias_nm in of["separation_bias_nm"] if bias_nm is not None]
+    return (
+        f"The distance of two points that are told apart comes out {min(off_nm):+.1f} to "
+        f"{max(off_nm):+.1f} nm off, by how far apart they are."
+    )
+
+
+def _say_brightness(of: Mapping[str, Any]) -> str:
+    return (
+        f"The light of single points comes out {100 * of['intensity_bias']:+.1f} % off, that of "
+        f"close pairs {100 * of['pair_intensity_bias']:+.1f} %."
+    )
+
+
+def _say_exposure(of: Mapping[str, Any]) -> str:
+    low, high = min(of["exposures"]), max(of["exposures"])
+    return (
+        f"Where twice as much light goes in, {2 ** of['slope']:.2f} times as much comes out, at "
+        f"x{low:g} to x{high:g} of the exposure."
+    )
+
+
+def _say_offset(of: Mapping[str, Any]) -> str:
+    more = " or ".join(f"{grey:g}" for grey in of["offsets"])
+    return (
+        f"A camera offset that is {more} grey values higher, and told by --offset, changes the "
+        f"light of a point by {100 * of['offset_change']:.2f} % at most."
+    )
+
+
+_SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "false_objects": _say_invented,
+    "position": _say_place,
+    "separation": _say_distance,
+    "brightness": _say_brightness,
+    "exposure": _say_exposure,
+    "offset": _say_offset,
+}
