@@ -1,10 +1,10 @@
 """Real microtubules, wide-field to SIM: learnt on the upper half of one field, judged on the lower.
 
-    python examples/real_microtubules.py [OUT] [--minutes 3]
+    python examples/real_microtubules.py [OUT] [--minutes 3] [--seed N]
 
-Takes `../shared/data/microtubule_widefield_sim`; where that folder is absent it says so and stops.
-Then one channel of `../shared/data/bpae_three_channel` is predicted, a cell of another kind at
-another pixel size: that shows the path, and no more should be read into the result.
+Takes `../shared/data/microtubule_widefield_sim`. Then one channel of `bpae_three_channel` beside it
+is predicted, a cell of another kind at another pixel size: that shows the path, and no more should
+be read into the result. Where one of the folders is absent it says so and stops.
 
 Half a field is little to learn from. `haze` makes it enough: the out-of-focus light of this field
 falls from left to right, and a network that has seen one level of it takes the other for signal.
@@ -19,6 +19,7 @@ demonstration and no blind test.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from recipes import DATA, compare_starts, run_on_real
@@ -27,14 +28,19 @@ import crosscope as cs
 from crosscope.metrics.error import fit_intensity
 from crosscope.metrics.spectrum import radial_spectrum
 
+FIELD, CELL = "microtubule_widefield_sim", "bpae_three_channel"
+NEEDS = (FIELD, CELL)
 PIXEL_NM = 30.0  # the SIM image says so; the wide-field image on the same grid says nothing
 HAZE = 0.5
 FINEST_NM = 120.0  # spectra are compared up to the period that this SIM shows
 
 
-def walk(out: Path, minutes: float) -> dict[str, object]:
-    """Register, train, judge and predict; return the figures of the lower half."""
-    folder = DATA / "microtubule_widefield_sim"
+def walk(out: Path, minutes: float, **plan: Any) -> dict[str, Any]:
+    """Register, train, judge and predict; return the figures of the lower half.
+
+    `plan` are further fields of the training's plan, its seed for one.
+    """
+    folder = DATA / FIELD
     (raw,) = cs.read_pairs(
         folder / "widefield.tif", folder / "sim.tif", source_pixel_size_nm=PIXEL_NM
     )
@@ -43,13 +49,13 @@ def walk(out: Path, minutes: float) -> dict[str, object]:
     upper = replace(cs.take_part(pair, axis=0, start=0, stop=rows // 2), name="upper half")
     lower = replace(cs.take_part(pair, axis=0, start=rows // 2, stop=rows), name="lower half")
 
-    model = cs.train([upper], cs.TrainingPlan(minutes=minutes, haze=HAZE), say=print)
+    model = cs.train([upper], cs.TrainingPlan(minutes=minutes, haze=HAZE, **plan), say=print)
     model.save(out / "model.zip", overwrite=True)
     # with the upper half beside it, Richardson-Lucy's count is chosen there, as the network was
     report = cs.evaluate(model, [upper, lower])
     report.save(out / "report", overwrite=True)
 
-    cell = cs.read_image(DATA / "bpae_three_channel" / "BPAE_actin.tif")
+    cell = cs.read_image(DATA / CELL / "BPAE_actin.tif")
     sharp = cs.predict(model, replace(cell, pixel_size_nm=(PIXEL_NM, PIXEL_NM)))
     cs.write_image(sharp, out / "bpae_actin.tif", overwrite=True)
     return {
@@ -59,7 +65,7 @@ def walk(out: Path, minutes: float) -> dict[str, object]:
         "ssim": report.fields[1]["ssim"],
         "spectrum_error": spectrum_errors(report.panels[1].images),
         "starts": compare_starts(
-            upper, lower, start="tirf-sim-filaments", minutes=minutes, haze=HAZE
+            upper, lower, start="tirf-sim-filaments", minutes=minutes, haze=HAZE, **plan
         ),
     }
 
@@ -81,4 +87,4 @@ def spectrum_errors(images: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_on_real(walk, __doc__, "real_microtubules")
+    run_on_real(walk, __doc__, "real_microtubules", needs=NEEDS)

@@ -1,6 +1,6 @@
 """Real microtubules, wide-field to STORM: learnt on the left of one field, judged on the right.
 
-    python examples/real_storm.py [OUT] [--minutes 3]
+    python examples/real_storm.py [OUT] [--minutes 3] [--seed N]
 
 Takes `../shared/data/microtubule_widefield_storm`; where that folder is absent it says so and
 stops. The STORM image shows a part of the wide-field one, five times as fine: registration finds
@@ -12,17 +12,23 @@ A STORM image is made of single molecules: much of it is chance, and no PSNR aga
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from recipes import DATA, compare_starts, run_on_real
 
 import crosscope as cs
 
+FIELD = "microtubule_widefield_storm"
+NEEDS = (FIELD,)
 SOURCE_NM, TARGET_NM = 96.8, 19.36  # the files say nothing
 
 
-def walk(_: Path, minutes: float) -> dict[str, object]:
-    """Register, train from both starts, and return the figures of the right half."""
-    folder = DATA / "microtubule_widefield_storm"
+def walk(_: Path, minutes: float, **plan: Any) -> dict[str, Any]:
+    """Register, train from both starts, and return the figures of the right half.
+
+    `plan` are further fields of the training's plan, its seed for one.
+    """
+    folder = DATA / FIELD
     (raw,) = cs.read_pairs(
         folder / "microtubule_widefield.tif",
         folder / "microtubule_STORM.tif",
@@ -36,9 +42,9 @@ def walk(_: Path, minutes: float) -> dict[str, object]:
     return {
         "shift_px": pair.shift_px,
         "residual_px": pair.residual_px,
-        "starts": compare_starts(left, right, start="tirf-sim-filaments", minutes=minutes),
+        "starts": compare_starts(left, right, start="tirf-sim-filaments", minutes=minutes, **plan),
     }
 
 
 if __name__ == "__main__":
-    run_on_real(walk, __doc__, "real_storm")
+    run_on_real(walk, __doc__, "real_storm", needs=NEEDS)

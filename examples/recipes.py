@@ -5,18 +5,17 @@ Even seeds are trained on, odd ones judged on, against the noise-free truth.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 import crosscope as cs
 from crosscope.data.registered import crop_like
 from crosscope.metrics.spectrum import radial_spectrum
-from crosscope.report.figures import find_sample
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
@@ -24,7 +23,11 @@ CARD_METHODS = ("input", "lucy_richardson", "output", "target")
 RARE = 3  # times the fields and steps where what matters is rare: pits that are close to each other
 DIM, DIM_PHOTONS = 12, 300 / 4  # one field for so many others, by a quarter of their photons
 DIM_SEED = 1000  # from the others' seed
-LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
+LITTLE_DB = 2.0  # above Richardson-Lucy: a card says that it is no more
+FAR_OFF = 0.5  # of the truth's power at some frequency: a card says so
+# limits that several cards tell; docs/trust.md has the figures
+POINTS = "A resolution that its certificate claims is of points, and not of what it was made for."
+BLUR = "The gate does not tell an objective whose blur is a fifth wider (docs/trust.md)."
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class View:
             "widefield-20x": ("wide-field 10x/0.4 NA", "wide-field 20x/0.75 NA"),
             "tirf-sim": ("TIRF", "TIRF-SIM"),
         }[self.system]
+
+    @property
+    def words(self) -> str:
+        """Return the sample and, where there are several, the channel."""
+        channels = {"dapi": "DAPI", "fitc": "FITC", "txred": "TxRed"}
+        return f"{self.sample} ({channels[self.channel]})" if self.channel else self.sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,30 +195,92 @@ def compare_starts(
     return found
 
 
-def with_card(learnt: Learnt, view: View, *, recipe: str, seed: int, size: Size) -> cs.Model:
-    """Return the model with its card: what it was trained on, its figures and its limits."""
+def save_models(
+    models: Mapping[str, cs.Model], cards: Mapping[str, Mapping[str, Any]], out: Path
+) -> None:
+    """Write each model with its card to `out`/NAME.zip, its weights in half precision."""
+    for name, card in cards.items():
+        replace(models[name], card=card).save(out / f"{name}.zip", overwrite=True, half=True)
+
+
+def card_of(
+    view: View,
+    figures: Mapping[str, Any],
+    *,
+    recipe: str,
+    size: Size,
+    seed: int,
+    init: str | None = None,
+    limits: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return a model's card: what it was trained on, its figures and its limits.
+
+    `figures` are those of `figures_of`, `init` is the name of the model that it began from, and
+    `limits` are what its recipe knows beside the figures.
+    """
     source, target = view.modalities
-    dim = ""
+    dim = start = ""
     if view.fades:
-        dim = f", and a twelfth as many of seed {2 * seed + DIM_SEED} with a quarter of the light"
-    return replace(
-        learnt.model,
-        card={
-            "source": source,
-            "target": target,
-            "sample": view.sample,
-            "trained_on": f"simulated pairs: {size.training} fields of {size.size_px} px, the "
-            f"system {view.system} of `crosscope simulate`, seed {2 * seed}{dim}",
-            "figures": card_figures(learnt.report.summary),
-            "judged_on": f"{size.test} simulated fields of seed {2 * seed + 1}, against the truth",
-            "limits": [
-                "Trained on simulated images only: nothing here says that it is right on yours. "
-                "Fine-tune it on a pair of your own (train --init) and measure.",
-                f"Made for {view.sample}; other structures come out wrong.",
-            ],
-            "recipe": recipe,
-        },
-    )
+        count = max(1, size.training // DIM)
+        dim = f", and {count} of seed {2 * seed + DIM_SEED} with a quarter of the light"
+    if init:
+        start = f"; begun from the model {init}"
+    return {
+        "source": source,
+        "target": target,
+        "sample": view.sample,
+        "trained_on": f"simulated pairs of {view.words}: {size.training} fields of {size.size_px} "
+        f"px, the system {view.system} of `crosscope simulate`, seed {2 * seed}{dim}{start}",
+        "figures": card_figures(figures),
+        "judged_on": f"{size.test} simulated fields of seed {2 * seed + 1}, against the truth",
+        "limits": [
+            "Trained on simulated images only: nothing here says that it is right on yours. "
+            "Fine-tune it on a pair of your own (train --init) and measure.",
+            f"Made for {view.sample}; other structures come out wrong.",
+            *measured_limits(figures),
+            *limits,
+        ],
+        "recipe": recipe,
+    }
+
+
+def measured_limits(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a model falls short of on the fields that it was judged on."""
+    psnr_db = {method: each["median"] for method, each in figures["psnr_db"].items()}
+    gain_db = psnr_db["output"] - psnr_db["lucy_richardson"]
+    if gain_db < 0:
+        yield f"On the fields it was judged on it is {-gain_db:.1f} dB below Richardson-Lucy."
+    elif gain_db < LITTLE_DB:
+        yield f"On the fields it was judged on it is only {gain_db:.1f} dB above Richardson-Lucy."
+    nearer_db = psnr_db["target"] - psnr_db["output"]
+    if nearer_db > 0:
+        yield (
+            "The target microscope's own image, noise included, is "
+            f"{nearer_db:.1f} dB nearer to the truth."
+        )
+    spectrum = figures["spectrum"]
+    if (spectrum["largest"] or 0) > FAR_OFF:
+        yield (
+            f"The power of its spectrum is off by up to {percent(spectrum['largest'])} of the "
+            f"truth's, by {percent(spectrum['median'])} in the median over the frequencies: the "
+            "finest texture is not to be measured in it."
+        )
+    spots, resolved_nm = figures["spots"]["output"], figures["resolved_nm"]
+    if spots["f1"] is not None:
+        yield (
+            f"Of the spots that it shows {percent(spots['invented'], '.1f')} are invented, and it "
+            f"misses {percent(spots['missed'], '.1f')} of the true ones."
+        )
+    if resolved_nm["output"] and resolved_nm["target"]:
+        yield (
+            f"Three in four pairs of spots come out as two from {resolved_nm['output']:.0f} nm on; "
+            f"in the target microscope's own image from {resolved_nm['target']:.0f} nm."
+        )
+
+
+def percent(share: float, form: str = ".0f") -> str:
+    """Return a share in words."""
+    return f"{100 * share:{form}} %"
 
 
 def card_figures(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -233,31 +304,11 @@ def figures_of(learnt: Learnt) -> dict[str, Any]:
     summary = learnt.report.summary
     kept = ("psnr_db", "ssim", "fwhm_nm", "spots", "resolved_nm", "background", "sample")
     return {key: summary[key] for key in kept if key in summary} | {
-        "signal_to_noise": signal_to_noise(learnt.report),
         "spectrum": spectrum_error(learnt),
         "training": {
             key: learnt.model.training[key] for key in ("steps", "kept", "rollbacks", "shares")
         },
     }
-
-
-def signal_to_noise(report: cs.Report) -> dict[str, float]:
-    """Return (s - b) / n: s of the brightest structures, b and n the background's level and SD.
-
-    s is the 99th percentile inside structures, the background what is farther from any than the
-    source's blur reaches; medians over the report's views; empty where no background is left.
-    """
-    reach_px = (report.summary["kernel_fwhm_nm"] or 0.0) / report.summary["pixel_size_nm"]
-    found: dict[str, list[float]] = {}
-    for view in report.views:
-        inside = find_sample(view.images["output"] - view.error)
-        outside = ndimage.distance_transform_edt(~inside) > reach_px
-        if inside.sum() < LEAST_PX or outside.sum() < LEAST_PX:
-            continue
-        for method, image in view.images.items():
-            rise = np.percentile(image[inside], 99) - image[outside].mean()
-            found.setdefault(method, []).append(float(rise / image[outside].std()))
-    return {method: float(np.median(ratios)) for method, ratios in found.items()}
 
 
 def spectrum_error(learnt: Learnt) -> dict[str, float | None]:
@@ -295,31 +346,48 @@ def power_of_truth(
 def run(walk: Callable[[Path, Size, int], Mapping[str, Any]], doc: str | None, name: str) -> None:
     """Read the arguments of a recipe, walk it, and write its figures."""
     parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("out", type=Path, nargs="?", default=Path(name))
+    parser.add_argument("out", type=Path, nargs="?", help=f"{name}-SEED or {name}-small-SEED")
     parser.add_argument("--small", action="store_true", help="minutes, and no result")
     parser.add_argument("--seed", type=int, default=1000)
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    write_figures(asked.out, walk(asked.out, SMALL if asked.small else Size(), asked.seed))
+    # a folder of its own for each: what is found there is gone on with
+    out = asked.out or Path(f"{name}-small-{asked.seed}" if asked.small else f"{name}-{asked.seed}")
+    size = SMALL if asked.small else Size()
+    walk_into(out, lambda: walk(out, size, asked.seed))
 
 
 def run_on_real(
-    walk: Callable[[Path, float], Mapping[str, Any]], doc: str | None, name: str
+    walk: Callable[..., Mapping[str, Any]], doc: str | None, name: str, *, needs: Sequence[str]
 ) -> None:
-    """Do the same for a recipe of real images; where they are absent, say so."""
+    """Do the same for a recipe of real images, in folders of DATA; say which of them are absent."""
     parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("out", type=Path, nargs="?", default=Path(name))
+    parser.add_argument("out", type=Path, nargs="?", help=f"{name}-SEED")
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    if not DATA.is_dir():
-        print(f"Skipped: the real images are not in {DATA}")
+    absent = absent_of(needs)
+    if absent:
+        print(f"Skipped: not in {DATA}: {', '.join(absent)}")
         return
-    asked.out.mkdir(parents=True, exist_ok=True)
-    write_figures(asked.out, walk(asked.out, asked.minutes))
+    out = asked.out or Path(f"{name}-{asked.seed}")
+    walk_into(out, lambda: walk(out, asked.minutes, seed=asked.seed))
 
 
-def write_figures(out: Path, figures: Mapping[str, Any]) -> None:
-    """Keep a recipe's figures in its folder, and show them."""
-    text = json.dumps(figures, indent=1)
+def absent_of(folders: Sequence[str]) -> list[str]:
+    """Return which folders of real images are absent."""
+    return [folder for folder in folders if not (DATA / folder).is_dir()]
+
+
+def walk_into(out: Path, walk: Callable[[], Mapping[str, Any]]) -> None:
+    """Walk, keep the figures in the recipe's folder, and show them.
+
+    Where the walk cannot go on it ends in one line, and in exit code 2.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        text = json.dumps(walk(), indent=1)
+    except cs.InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     (out / "figures.json").write_text(text + "\n")
     print(text)

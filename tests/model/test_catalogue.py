@@ -13,6 +13,15 @@ from crosscope.model.model import Model
 from crosscope.model.reach import Reach
 
 CARD = {"source": "confocal", "target": "STED", "sample": "beads", "limits": ["none known"]}
+NAMES = (
+    "confocal-sted-beads",
+    "confocal-sted-nuclei",
+    "tirf-sim-filaments",
+    "tirf-sim-pits",
+    "widefield-20x-dapi",
+    "widefield-20x-fitc",
+    "widefield-20x-txred",
+)
 LARGEST, LARGEST_SUM = 6e6, 45e6  # bytes
 
 
@@ -71,14 +80,19 @@ def test_what_is_neither_a_file_nor_a_name_is_refused(name: str) -> None:
 # --- those that come with the program -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.zip")), ids=lambda path: path.stem)
-def test_a_model_that_comes_with_the_program_has_its_card_and_works(path: Path) -> None:
-    assert path.stat().st_size <= LARGEST
-    model = cs.Model.load(path.stem)
+def test_seven_models_come_with_the_program() -> None:
+    assert [model["name"] for model in list_models()] == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_comes_with_the_program_has_its_card_and_works(name: str) -> None:
+    assert find_model(name).stat().st_size <= LARGEST
+    model = cs.Model.load(name)
     assert {"source", "target", "sample", "trained_on", "figures", "limits", "recipe"} <= set(
         model.card
     )
-    assert "simulated" in model.card["trained_on"]
+    assert model.card["trained_on"].startswith(f"simulated pairs of {model.card['sample']}")
+    assert len(model.card["limits"]) > 2
     image = cs.Image(np.full((64, 48), 100, np.uint16), "yx", model.source_pixel_size_nm)
     sharp = cs.predict(model, image)
     assert np.isfinite(sharp.pixels).all()
