@@ -4,7 +4,7 @@
 
 Every line of the tables is a job of its own with one thread, `--jobs` of them side by side. What is
 done isn't done again, and a job that was cut off goes on where it was: together they take about
-five core-hours. OUT keeps models and reports, by default in `systems`.
+four core-hours. OUT keeps models and reports, by default in `systems`.
 """
 
 import argparse
@@ -23,14 +23,19 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe_machine
-from scipy import fft
+from scipy import fft, ndimage
 
 import crosscope as cs
+from crosscope.data.registered import crop_like
 from crosscope.data.transforms import IDENTITY
 from crosscope.metrics.error import psnr_db
+from crosscope.model.engine import Engine
 from crosscope.model.plan import paper_plan
 from crosscope.optics.misregistration import Misregistration
-from crosscope.optics.systems import simulate
+from crosscope.optics.systems import SimulatedPair, simulate
+from crosscope.prediction.tiling import sharpen
+from crosscope.quality.forward import Forward
+from crosscope.report.figures import find_sample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -41,17 +46,21 @@ import widefield_three_channels
 from beads_confocal_to_sted import BEADS
 from nuclei_by_transfer import NUCLEI
 from recipes import Size, View, figures_of, judge, take, train
+from tirf_to_sim_time_lapse import FILAMENTS, PITS
 from widefield_three_channels import CHANNELS
 
 RESULT = Path(__file__).parent / "results" / "systems.json"
 FULL = Size(threads=1)
-HALF = replace(FULL, steps=FULL.steps // 2)  # of the ablations
+HALF = replace(FULL, steps=FULL.steps // 2)  # of what tells how to take pairs
 SEED, SEEDS = 1000, (1000, 1001, 1002)
-FILAMENTS = View("confocal-sted", "filaments")
+STED_FILAMENTS = View("confocal-sted", "filaments")
 PIXEL_NM = 30.0
 PAPER_STEPS = 650  # of base 16: what the ablations' budget allows
+LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 PERFECT_PER_UM = (0.6, 0.77, 1.0, 1.2)  # the source's pixels of 0.65 um end at 0.77
-LINE_PHOTONS = 170 / 16  # of one line average: 16 are what the simulated STED has by default
+LINES = 16  # averages that the simulated STED has by default
+# so that the discriminator has learnt to tell, and the share matters: by default it has little time
+ADVERSARY: dict[str, Any] = {"warm_share": 0.5, "discriminator_rate": 4e-4}
 
 Job = Callable[[Path], dict[str, Any]]
 
@@ -69,9 +78,18 @@ def share_of_adversary(percent: float) -> dict[str, Any]:
 PAPER = {key: value for key, value in asdict(paper_plan(base=16)).items() if key != "seed"}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "MSE and SSIM only": {"warm_share": 1.0},
-    **{f"adversarial {percent} %": share_of_adversary(percent) for percent in (1, 5, 10, 90)},
-    "adversarial 10 %, SSIM 45 %": {"mse_share": 0.45, "ssim_share": 0.45},
+    **{
+        f"adversarial {percent} %": ADVERSARY | share_of_adversary(percent)
+        for percent in (1, 5, 10, 50, 90)
+    },
     "paper": PAPER | {"minutes": None, "steps": PAPER_STEPS, "threads": 1},
+}
+VIEWS = {
+    "confocal-sted-beads": BEADS,
+    "confocal-sted-nuclei": NUCLEI,
+    **{f"widefield-20x-{channel}": view for channel, view in CHANNELS.items()},
+    "tirf-sim-pits": PITS,
+    "tirf-sim-filaments": FILAMENTS,
 }
 
 
@@ -83,10 +101,13 @@ def jobs() -> dict[str, Job]:
         "tirf-1000": partial(recipe, tirf_to_sim_time_lapse, seed=SEED),
         "nuclei-1000": partial(recipe, nuclei_by_transfer, seed=SEED),
         **{name: partial(ablate, name) for name in ABLATIONS},
-        **{f"{lines} line averages": partial(average, lines) for lines in (1, 4)},
+        **{f"{lines} line averages": partial(average, lines) for lines in (1, 4, LINES)},
+        "another start": partial(average, LINES, member=1),
         **{f"{px} px misregistered": partial(misregister, px) for px in (0.0, 0.1, 0.3, 1.0)},
-        **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, FILAMENTS)},
+        **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, STED_FILAMENTS)},
         "perfect wide-field": perfect,
+        "signal to noise": signal_to_noise,
+        "half precision": compare_precisions,
     }
 
 
@@ -98,26 +119,27 @@ def recipe(module: Any, out: Path, seed: int) -> dict[str, Any]:
 
 def ablate(name: str, out: Path) -> dict[str, Any]:
     """Train the bead model with another objective, or the paper's network and plan."""
-    return trained_on(beads(), out, **ABLATIONS[name])
+    return trained_on(beads(), out, FULL, **ABLATIONS[name])
 
 
-def average(lines: int, out: Path) -> dict[str, Any]:
-    """Train on targets of so many line averages."""
-    return trained_on(beads(target_photons=lines * LINE_PHOTONS), out)
+def average(lines: int, out: Path, **plan: Any) -> dict[str, Any]:
+    """Train on targets of fewer line averages: each photon of a pixel came in one of the lines."""
+    rng = np.random.default_rng([SEED, lines])
+    pairs = []
+    for each in raw_beads():
+        camera = each.truth.target_camera
+        photons = np.rint((each.target.pixels - camera.offset) / camera.gain).astype(int)
+        kept = camera.offset + camera.gain * rng.binomial(photons, lines / LINES)
+        target = each.target.with_pixels(kept.astype(each.target.pixels.dtype))
+        raw = cs.RawPair(each.name, each.source, target)
+        pairs.append(cs.register(raw, rigid=True))
+    return trained_on(pairs, out, **plan)
 
 
 def misregister(px: float, out: Path) -> dict[str, Any]:
     """Train on pairs that were left so many target px apart, RMS, and not registered."""
     # each component is uniform within plus or minus this
     left = Misregistration(shift_nm=px * PIXEL_NM * np.sqrt(1.5))
-    simulated = simulate(
-        BEADS.system,
-        sample=BEADS.sample,
-        pairs=HALF.training,
-        size_px=HALF.size_px,
-        seed=2 * SEED,
-        misregistration=left,
-    )
     pairs = [
         cs.RegisteredPair(
             name=each.name,
@@ -130,7 +152,7 @@ def misregister(px: float, out: Path) -> dict[str, Any]:
             correlation_before=None,
             correlation_after=None,
         )
-        for each in simulated
+        for each in raw_beads(misregistration=left)
     ]
     return trained_on(pairs, out)
 
@@ -167,14 +189,69 @@ def perfect_of(view: View) -> dict[str, float]:
     return {end: float(np.median(values)) for end, values in found.items()}
 
 
-def beads(**simulation: Any) -> list[cs.RegisteredPair]:
+def signal_to_noise(_: Path) -> dict[str, Any]:
+    """Measure (s - b) / n of input, output and target, with the models of the program."""
+    return {name: signal_to_noise_of(cs.Model.load(name), view) for name, view in VIEWS.items()}
+
+
+def signal_to_noise_of(model: cs.Model, view: View) -> dict[str, float]:
+    """Return the medians over the recipe's test fields.
+
+    s is the 99th percentile inside structures, the background what is farther from any than the
+    source's blur reaches, b and n its level and SD; fields without one are left out.
+    """
+    reach_px = Forward.from_json(model.certificate["forward"]).source_fwhm_px
+    test, truth = take(view, pairs=FULL.test, size_px=FULL.size_px, seed=2 * SEED + 1)
+    found: dict[str, list[float]] = {}
+    for pair in test:
+        inside = find_sample(crop_like(truth[pair.name], pair).pixels)
+        outside = ndimage.distance_transform_edt(~inside) > reach_px
+        if min(inside.sum(), outside.sum()) < LEAST_PX:
+            continue
+        source = pair.source.pixels.astype(np.float32)
+        images = {
+            "input": source,
+            "output": sharpen(model, source[None], engine=Engine(1, "float32"))[0],
+            "target": pair.target.pixels,
+        }
+        for name, image in images.items():
+            rise = np.percentile(image[inside], 99) - image[outside].mean()
+            found.setdefault(name, []).append(float(rise / image[outside].std()))
+    return {name: float(np.median(ratios)) for name, ratios in found.items()}
+
+
+def compare_precisions(out: Path) -> dict[str, Any]:
+    """Judge a bead model as it was trained, and as its file at half precision gives it back."""
+    plan = cs.TrainingPlan(steps=HALF.steps // 2, threads=1, seed=SEED)
+    model = cs.train(beads(), plan, say=print)
+    model.save(out / "half.zip", overwrite=True, half=True)
+    models = {"float32": model, "float16": cs.Model.load(out / "half.zip")}
+    return {name: figures_of(judge(one, BEADS, HALF, SEED)) for name, one in models.items()}
+
+
+def beads() -> list[cs.RegisteredPair]:
     """Return the registered pairs that the bead recipe trains on."""
-    return take(BEADS, pairs=HALF.training, size_px=HALF.size_px, seed=2 * SEED, **simulation)[0]
+    return take(BEADS, pairs=FULL.training, size_px=FULL.size_px, seed=2 * SEED)[0]
 
 
-def trained_on(pairs: list[cs.RegisteredPair], out: Path, **plan: Any) -> dict[str, Any]:
-    """Train on these pairs by half the budget, and judge on the bead recipe's test fields."""
-    return figures_of(judge(train(pairs, HALF, SEED, out / "run", **plan), BEADS, HALF, SEED))
+def raw_beads(**simulation: Any) -> Iterator[SimulatedPair]:
+    """Return the same before they are registered."""
+    size, seed = FULL.size_px, 2 * SEED
+    return simulate(
+        BEADS.system,
+        sample=BEADS.sample,
+        pairs=FULL.training,
+        size_px=size,
+        seed=seed,
+        **simulation,
+    )
+
+
+def trained_on(
+    pairs: list[cs.RegisteredPair], out: Path, size: Size = HALF, **plan: Any
+) -> dict[str, Any]:
+    """Train on these pairs, by half the budget, and judge on the bead recipe's test fields."""
+    return figures_of(judge(train(pairs, size, SEED, out / "run", **plan), BEADS, size, SEED))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from page_tables import fill_page, table
-from systems import ABLATIONS, PERFECT_PER_UM, RESULT, SEED, SEEDS
+from systems import ABLATIONS, FULL, LINES, PERFECT_PER_UM, RESULT, SEED, SEEDS, VIEWS
 
 import crosscope as cs
 from crosscope.report.picture import draw_fields
@@ -27,7 +27,6 @@ from crosscope.report.picture import draw_fields
 from beads_confocal_to_sted import BEADS
 from nuclei_by_transfer import NUCLEI
 from recipes import Size, View, judge
-from tirf_to_sim_time_lapse import FILAMENTS, PITS
 from widefield_three_channels import CHANNELS, predict_together
 
 PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
@@ -45,6 +44,8 @@ METHODS = {
     "output": "output",
     "target": "target",
 }
+SPOT_COLOURS = {"input": "#999999", "output": "#0072b2", "target": "#d55e00"}
+WIDTH_BINS = range(80, 321, 4)  # nm
 KNOWN = ("output", "target", "known")
 PAIRS_OF = {
     "pits": "two pits, centre to centre",
@@ -67,7 +68,7 @@ def main() -> None:
         "perfect": perfect(jobs["perfect wide-field"]),
         "crossed": crossed(jobs["widefield-1000"]),
         "nuclei": nuclei(jobs["nuclei-1000"]),
-        "curve": curve(jobs["nuclei-1000"]["learning curve"]),
+        "curve": curve(jobs["nuclei-1000"]),
         "pits": by_method([jobs["tirf-1000"]["pits"]]),
         "filaments": by_method([jobs["tirf-1000"]["filaments"]]),
         "close": close(jobs["tirf-1000"]["close pits"]),
@@ -175,6 +176,7 @@ def nuclei(figures: Figures) -> list[str]:
         "bead model on nuclei",
         "from nothing",
         "transferred",
+        "from nothing, long",
         "transferred, long",
         "mixed, on nuclei",
     ):
@@ -194,10 +196,14 @@ def nuclei(figures: Figures) -> list[str]:
     return table(["nuclei", "PSNR, dB", "SSIM"], rows)
 
 
-def curve(points: Sequence[Figures]) -> list[str]:
-    """Return the learning curve."""
-    rows = [[point["pairs"], at(point, "psnr_db", ".2f")] for point in points]
-    return table(["pairs", "validation PSNR, dB"], rows)
+def curve(figures: Figures) -> list[str]:
+    """Return what fewer fields to learn from are worth."""
+    points = figures["learning curve"] | {"14": figures["transferred, long"]}
+    rows = [
+        [name, at(found, "psnr_db.output.median", ".2f"), at(found, "ssim.output.median", ".4f")]
+        for name, found in points.items()
+    ]
+    return table(["fields learnt from", "PSNR, dB", "SSIM"], rows)
 
 
 FLICKERS = {"truth": "truth", "target": "target", "known": "known place", "output": "output"}
@@ -228,8 +234,12 @@ def lapse(figures: Figures) -> list[str]:
 
 
 def ablation(jobs: Mapping[str, Figures]) -> list[str]:
-    """Return what every objective is worth."""
-    return table(HEAD, [_row(name, jobs[name]) for name in ABLATIONS if name in jobs])
+    """Return what every objective is worth, beside the default."""
+    rows = {name: jobs[name] for name in ABLATIONS} | {"default": jobs[f"beads-{SEED}"]}
+    twins = [at(found, "psnr_db.twin.median") for found in rows.values()]
+    told = [_row(name, found) for name, found in rows.items()]
+    with_twin = [[*row[:2], twin, *row[2:]] for row, twin in zip(told, twins, strict=True)]
+    return table([*HEAD[:2], "its twin's", *HEAD[2:]], with_twin)
 
 
 HEAD = ["", "PSNR, dB", "SSIM", "spectrum off", "FWHM, nm", "F1", "invented", "pairs from, nm"]
@@ -248,14 +258,12 @@ def _row(name: str, found: Figures) -> list[str | None]:
     ]
 
 
-PLAIN = "adversarial 90 %"  # what averages, misregistration and mixture are held against
-
-
 def series(jobs: Mapping[str, Figures]) -> dict[str, Figures]:
     """Return the ways to take pairs, in the order of the table."""
     return {
         **{f"{n} line averages": jobs[f"{n} line averages"] for n in (1, 4)},
-        "16 line averages, registered, beads only": jobs[PLAIN],
+        f"{LINES} line averages, registered, beads only": jobs[f"{LINES} line averages"],
+        "the same, from another start": jobs["another start"],
         **{f"{px} px misregistered": jobs[f"{px} px misregistered"] for px in (0.0, 0.1, 0.3, 1.0)},
         **{f"half {s}": jobs[f"beads with {s}"] for s in ("nuclei", "filaments")},
     }
@@ -284,22 +292,14 @@ def plot_pairs(jobs: Mapping[str, Figures]) -> None:
 
 
 def noise(jobs: Mapping[str, Figures]) -> list[str]:
-    """Return the ratio of signal to noise of input, output and target."""
-    systems = {
-        "confocal to STED, beads": jobs["beads-1000"],
-        "confocal to STED, nuclei": jobs["nuclei-1000"]["transferred, long"],
-        **{
-            f"wide-field 10x to 20x, {c.upper()}": jobs["widefield-1000"][c]
-            for c in ("dapi", "fitc", "txred")
-        },
-        **{f"TIRF to TIRF-SIM, {s}": jobs["tirf-1000"][s] for s in ("pits", "filaments")},
-    }
-    methods = ("input", "lucy_richardson", "output", "target")
-    rows = [
-        [name, *(at(found, f"signal_to_noise.{method}", ".0f") for method in methods)]
-        for name, found in systems.items()
-    ]
-    return table(["(s - b) / n", *(METHODS[method] for method in methods)], rows)
+    """Return the ratio of signal to noise of input, output and target, and what is gained."""
+    rows = []
+    for name, found in jobs["signal to noise"].items():
+        gains = [found["output"] / found[image] for image in ("input", "target")]
+        ratios = [format(found[image], ".0f") for image in ("input", "output", "target")]
+        rows.append([name, *ratios, *(format(gain, ".1f") for gain in gains)])
+    head = ["(s - b) / n", "input", "output", "target", "gain on the input", "on the target"]
+    return table(head, rows)
 
 
 def throughput() -> list[str]:
@@ -322,14 +322,10 @@ def throughput() -> list[str]:
 
 
 def draw_pictures() -> None:
-    """Draw a held-out field of every system, and the three channels in colour."""
+    """Draw a held-out field of every system, the channels in colour, and the widths of beads."""
     shown: dict[str, tuple[str, View]] = {
-        "beads": ("confocal-sted-beads", BEADS),
-        "nuclei": ("confocal-sted-nuclei", NUCLEI),
+        **{name.split("-")[-1]: (name, view) for name, view in VIEWS.items()},
         "nuclei-by-bead-model": ("confocal-sted-beads", NUCLEI),
-        **{name: (f"widefield-20x-{name}", view) for name, view in CHANNELS.items()},
-        "pits": ("tirf-sim-pits", PITS),
-        "filaments": ("tirf-sim-filaments", FILAMENTS),
     }
     PICTURES.mkdir(exist_ok=True)
     for name, (model, view) in shown.items():
@@ -340,6 +336,24 @@ def draw_pictures() -> None:
     with tempfile.TemporaryDirectory() as folder:
         predict_together(models, Path(folder), SHOWN, SEED)
         shutil.copy(Path(folder) / "sharp.ome.png", PICTURES / "three-channels.png")
+    plot_spots(judge(cs.Model.load("confocal-sted-beads"), BEADS, FULL, SEED).report.json)
+
+
+def plot_spots(report: Figures) -> None:
+    """Draw the widths of isolated spots and a close pair, as Figs. 4 and 3 of the paper do."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    pair = min(report["profiles"], key=lambda profile: profile["separation_nm"])
+    for method, colour in SPOT_COLOURS.items():
+        widths = [width for width in report["widths_nm"][method] if width is not None]
+        left.hist(widths, bins=WIDTH_BINS, color=colour, alpha=0.6, label=METHODS[method])
+        right.plot(pair["position_nm"], pair["values"][method], color=colour)
+    left.set_xlabel("FWHM of isolated spots, nm")
+    left.set_ylabel(f"of {len(widths)} spots")
+    left.legend(frameon=False)
+    right.set_xlabel(f"nm across two beads, {pair['separation_nm']:.0f} nm apart")
+    right.set_ylabel("grey value")
+    figure.savefig(PICTURES / "spots.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,11 @@ def test_the_certificate_is_told(report: cs.Report, beads: cs.Model) -> None:
     quantities = report.json["certificate"]["quantities"]
     assert quantities["slope"] == pytest.approx(1, abs=0.05)
     assert "follows the input's" in quantities["sentence"]
+    assert quantities["offset_change"] < 1e-3
+    assert claim["position_error_nm"] == beads.certificate["claim"]["position_error_nm"]
+    assert len(claim["separation_bias_nm"]) == len(claim["separations_nm"])
+    assert None in claim["separation_bias_nm"]  # of pairs that are never told apart
+    assert "fewer than ten" in claim["separation_bias_reason"]
     assert trust_line(report.json) == (
         "trust: 2 good of 2 fields; two points are told apart from 127 nm on"
     )
@@ -127,6 +132,9 @@ def test_it_is_saved_and_shown(report: cs.Report, tmp_path: Path) -> None:
     assert '<h2 id="trust">Trust</h2>' in page
     assert "Two points are told apart from 127 nm on" in page
     assert "calibrated on 22" in page
+    assert "nm from their place (root mean square)" in " ".join(page.replace("&nbsp;", " ").split())
+    assert "by how far apart they are" in page
+    assert "A camera offset that is 100 or 500 grey values higher" in page
 
 
 def test_an_invented_object_makes_the_field_doubtful(
