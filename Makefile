@@ -37,8 +37,7 @@ benchmark: .venv/ready
 	$(PY) benchmarks/quality/cost.py
 	$(PY) benchmarks/quality/seeds.py seeds
 	$(PY) benchmarks/quality/trust_page.py
-	$(PY) examples/real_microtubules.py real_microtubules
-	$(PY) examples/real_storm.py real_storm
+	$(PY) benchmarks/real_starts.py real_starts
 
 # torch goes first and alone: the pinned version is the one whose CPU build is small.
 .venv/ready: pyproject.toml constraints.txt
@@ -48,4 +47,5 @@ benchmark: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv quickstart systems peers scale seeds real_microtubules real_storm
+	rm -rf .venv quickstart systems peers scale seeds real_starts
+	rm -rf $(foreach name,beads nuclei tirf widefield real_microtubules real_storm,$(name)-*/)
