@@ -86,6 +86,8 @@ if TYPE_CHECKING:
     from crosscope.prediction.images import predict as predict
     from crosscope.prediction.images import predict_channels as predict_channels
     from crosscope.quality.certificate import certify as certify
+    from crosscope.quality.files import Checked as Checked
+    from crosscope.quality.files import check_files as check_files
     from crosscope.quality.inspection import Inspector as Inspector
     from crosscope.quality.inspection import check as check
     from crosscope.quality.intervals import calibrate as calibrate
@@ -126,6 +128,7 @@ _HOMES = {
     "prediction.files": "Failure Verdict predict_files",
     "prediction.images": "PredictionPlan fastest_engine predict predict_channels",
     "quality.certificate": "certify",
+    "quality.files": "Checked check_files",
     "quality.inspection": "Inspector check",
     "quality.intervals": "calibrate train_heads with_intervals",
     "quality.support": "Support count_support",

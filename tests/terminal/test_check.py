@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tifffile
 import zarr
 from defusedxml import ElementTree
 
 import crosscope as cs
+from crosscope.data.slides import Part, write_slide
 
 QUICK = ("--engine", "torch", "--threads", "1", "--precision", "float32")
 MODEL = "confocal-sted-beads"
@@ -163,6 +165,104 @@ def test_a_folder_does_what_can_be_done(crosscope: Crosscope, fields: Path, tmp_
     assert (out / "trust" / "beads.tif").exists()
 
 
+def test_a_folder_is_checked_with_what_was_made_of_it(
+    crosscope: Crosscope, fields: Path, tmp_path: Path
+) -> None:
+    out, maps, tables = (tmp_path / name for name in ("out", "maps", "tables"))
+    made = crosscope("predict", MODEL, fields, out, *QUICK, "--fidelity", "0.5", "--json")
+    asked = ("check", MODEL, fields, out, "--map", maps, "--objects", tables)
+    outcome = crosscope(*asked, "--json")
+    assert outcome.code == 3
+    beads, nuclei = outcome.json["images"]
+    assert beads["input"] == str(fields / "beads.tif")
+    assert beads["fidelity"] == 0.5
+    (entry, _) = made.json["outputs"]
+    assert beads["quality"]["rsp"] == pytest.approx(entry["quality"]["rsp"])
+    assert beads["support"]["objects"] > 10
+    assert nuclei["verdict"] == "refused"
+    assert nuclei["output"] is None
+    assert [path.name for path in maps.iterdir()] == ["beads.tif"]
+    assert [path.name for path in tables.iterdir()] == ["beads.csv"]
+    again = crosscope(*asked)
+    assert again.code == 2
+    assert "exists already" in again.err
+    (out / "beads.tif").write_text("damaged")
+    damaged = crosscope("check", MODEL, fields, out, "--json")
+    assert damaged.code == 3
+    assert "beads.tif" in damaged.json["images"][0]["reasons"][0]
+    single = crosscope("check", MODEL, fields, out / "beads.tif")
+    assert single.code == 2
+    assert "is not a folder, but the input is" in single.err
+
+
+def test_an_ome_zarr_is_checked_part_by_part(
+    crosscope: Crosscope, fields: Path, sharp: Path, tmp_path: Path
+) -> None:
+    raw, out, doubt = (tmp_path / name for name in ("raw.zarr", "sharp.zarr", "doubt.tif"))
+    for file, slide in ((fields / "beads.tif", raw), (sharp, out)):
+        _write_zarr(cs.read_image(file), slide)
+    whole = crosscope("check", MODEL, fields / "beads.tif", sharp, "--map", doubt, "--json")
+    parts = crosscope("check", MODEL, raw, out, "--map", tmp_path / "doubt.zarr", "--json")
+    assert parts.code == whole.code == 0, parts.err
+    assert parts.json["verdict"] == "good"
+    for name, value in whole.json["quality"].items():
+        wanted = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+        assert parts.json["quality"][name] == wanted, name
+    with cs.open_slide(tmp_path / "doubt.zarr") as drawn:
+        np.testing.assert_array_equal(
+            drawn.read((), slice(0, 192), slice(0, 192)), cs.read_image(doubt).pixels
+        )
+    assert crosscope("check", MODEL, raw, "--json").json["domain"] == "inside"
+    objects = crosscope("check", MODEL, raw, out, "--objects", tmp_path / "objects.csv")
+    assert objects.code == 2
+    assert "objects are counted in images that fit into memory only" in objects.err
+    broken = cs.read_image(sharp)
+    broken.pixels[100, 100] = np.nan
+    _write_zarr(broken, tmp_path / "nan.zarr")
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    refused = crosscope("check", MODEL, raw, tmp_path / "nan.zarr", "--map", tmp_path / "n.tif")
+    assert refused.code == 2
+    assert "1 pixels are NaN" in refused.err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == kept
+
+
+def _write_zarr(image: cs.Image, path: Path) -> None:
+    def read(part: Part) -> npt.NDArray[Any]:
+        pixels: npt.NDArray[Any] = image.pixels[part.y, part.x]
+        return pixels
+
+    write_slide(image, path, read, version="0.5", tile_px=64)
+
+
+def test_every_channel_is_checked_by_its_model(
+    crosscope: Crosscope, fields: Path, tmp_path: Path
+) -> None:
+    beads, nuclei = (cs.read_image(fields / f"{name}.tif") for name in ("beads", "nuclei"))
+    channels = (cs.Channel("DAPI"), cs.Channel("FITC"))
+    both = np.stack([nuclei.pixels, beads.pixels])
+    raw = beads.with_pixels(both, axes="cyx", channels=channels)
+    cs.write_image(raw, tmp_path / "raw.tif")
+    models, out = f"DAPI=confocal-sted-nuclei,FITC={MODEL}", tmp_path / "sharp.tif"
+    made = crosscope("predict", models, tmp_path / "raw.tif", out, *QUICK, "--json")
+    assert made.code == 0, made.err
+    (entry,) = made.json["outputs"]
+    asked = ("check", models, tmp_path / "raw.tif", out)
+    found = crosscope(*asked, "--map", tmp_path / "doubt.tif", "--json")
+    assert found.code == 0, found.err
+    assert found.json["verdict"] == entry["verdict"]
+    assert found.json["quality"]["rsp"] == pytest.approx(entry["quality"]["rsp"])
+    np.testing.assert_array_equal(
+        cs.read_image(tmp_path / "doubt.tif").pixels,
+        cs.read_image(tmp_path / "sharp.trust.tif").pixels,
+    )
+    swapped = crosscope("check", f"DAPI={MODEL},FITC=confocal-sted-nuclei", tmp_path / "raw.tif")
+    assert swapped.code == 3
+    assert "DAPI: " in swapped.err
+    objects = crosscope(*asked, "--objects", tmp_path / "objects.csv")
+    assert objects.code == 2
+    assert "objects are counted in outputs of one model" in objects.err
+
+
 def test_nothing_is_checked_where_that_is_asked(
     crosscope: Crosscope, fields: Path, tmp_path: Path
 ) -> None:
@@ -175,10 +275,7 @@ def test_nothing_is_checked_where_that_is_asked(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sharp.tif", "sharp.tif.json"]
 
 
-@pytest.mark.parametrize(
-    ("option", "name", "what"),
-    [("--map", "doubt.tif", "a trust map"), ("--objects", "objects.csv", "objects")],
-)
+@pytest.mark.parametrize(("option", "name"), [("--map", "doubt.tif"), ("--objects", "objects.csv")])
 def test_what_is_asked_for_is_written_and_nothing_is_replaced(
     crosscope: Crosscope,
     fields: Path,
@@ -186,7 +283,6 @@ def test_what_is_asked_for_is_written_and_nothing_is_replaced(
     tmp_path: Path,
     option: str,
     name: str,
-    what: str,
 ) -> None:
     beads, made = fields / "beads.tif", tmp_path / name
     assert crosscope("check", MODEL, beads, sharp, option, made).code == 0
@@ -196,7 +292,7 @@ def test_what_is_asked_for_is_written_and_nothing_is_replaced(
     assert "exists already" in again.err
     alone = crosscope("check", MODEL, beads, option, tmp_path / f"b-{name}")
     assert alone.code == 2
-    assert f"only an output has {what}" in alone.err
+    assert f"b-{name}: is of an output, and there is none" in alone.err
     output = crosscope("check", MODEL, beads, sharp, option, sharp, "--overwrite")
     assert output.code == 2
     assert "must stay" in output.err

@@ -50,6 +50,7 @@ from crosscope.prediction.images import (
     PredictionPlan,
     find_empty,
     fit_channels,
+    fit_models,
     fit_pixels,
     predict,
     predict_channels,
@@ -135,6 +136,11 @@ class Failure:
         if isinstance(self.error, DomainError):
             said |= {"domain": "outside", "verdict": "refused"}
         return dict.fromkeys(_NAMES) | said
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return self.error.exit_code
 
 
 @dataclass(frozen=True)
@@ -431,11 +437,7 @@ def _tell_forced(models: Models, image: Image, plan: PredictionPlan, judged: Ver
     """Return what an output says of itself where it was refused, and forced; else None."""
     if not plan.force:
         return None
-    if isinstance(models, Model):
-        chosen = plan.sized(select_channel(image, channel=plan.channel))
-        fit = fit_pixels(models, chosen, force=True)
-    else:
-        fit = fit_channels(models, image, plan=plan)
+    fit = fit_models(models, image, plan=plan)
     if "outside" not in (judged.domain, fit.domain):
         return None
     return f"crosscope: refused (outside): {'; '.join((*judged.reasons, *fit.reasons))}; forced"

@@ -217,6 +217,22 @@ def join_channels(
     )
 
 
+def models_by_channel(
+    models: Mapping[str, Model] | Model, plan: PredictionPlan
+) -> dict[str | None, Model]:
+    """Return models with the channels that they are for; one model is for the plan's."""
+    named = [(plan.channel, models)] if isinstance(models, Model) else models.items()
+    return dict(named)
+
+
+def fit_models(models: Mapping[str, Model] | Model, image: Image, *, plan: PredictionPlan) -> Fit:
+    """Compare an image with its model, or each of its channels with that channel's."""
+    if isinstance(models, Model):
+        chosen = plan.sized(select_channel(image, channel=plan.channel))
+        return fit_pixels(models, chosen, force=plan.force)
+    return fit_channels(models, image, plan=plan)
+
+
 def fit_channels(models: Mapping[str, Model], image: Image, *, plan: PredictionPlan) -> Fit:
     """Compare each model with its channel before any is applied.
 

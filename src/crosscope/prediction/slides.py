@@ -49,9 +49,10 @@ from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
 from crosscope.prediction.images import (
     Fit,
     PredictionPlan,
-    fit_channels,
+    fit_models,
     fit_pixels,
     join_channels,
+    models_by_channel,
     settle,
     tell_empty,
 )
@@ -177,19 +178,9 @@ def predict_slide(
     """
     with open_slide(source) as slide:
         image, version = slide.image, slide.version or VERSION
-    if isinstance(models, Model):
-        channel = plan.sized(select_channel(image, channel=plan.channel))
-        fit, chosen, named = fit_pixels(models, channel, force=plan.force), [channel], {"": models}
-    else:
-        fit, named = fit_channels(models, image, plan=plan), dict(models)
-        chosen = [plan.sized(select_channel(image, channel=name)) for name in models]
-    results = [
-        _result(each, fit_pixels(model, each, force=plan.force))
-        for each, model in zip(chosen, named.values(), strict=True)
-    ]
-    result = results[0]
-    if not isinstance(models, Model):
-        result = join_channels(list(named), results, stack=_stand_in_stack)
+    fit, result = fit_models(models, image, plan=plan), foresee(models, image, plan=plan)
+    named = {"": models} if isinstance(models, Model) else dict(models)
+    chosen = [plan.sized(select_channel(image, channel=name or plan.channel)) for name in named]
     plan = replace(plan, tile_px=-(-plan.tile_px // UNIT_PX) * UNIT_PX)
     copied = not is_zarr(output)
     needed_bytes = result.pixels.size * result.pixels.dtype.itemsize * (4 / 3) * (1 + copied)
@@ -247,6 +238,23 @@ def predict_slide(
     watch(1.0)
     image = image.with_pixels(image.pixels, sha256=digest)
     return Made(image, result, fit, plan, composite, remarks)
+
+
+def foresee(models: Mapping[str, Model] | Model, image: Image, *, plan: PredictionPlan) -> Image:
+    """Return what becomes of an image, its pixels standing in: the grid of the output.
+
+    Raises ImageError, DomainError and ModelError as predicting it does.
+    """
+    results = []
+    for name, model in models_by_channel(models, plan).items():
+        chosen = plan.sized(select_channel(image, channel=name))
+        fit = fit_pixels(model, chosen, force=plan.force)
+        shape = (*chosen.pixels.shape[:-2], *zoomed_shape(chosen.pixels.shape[-2:], fit.zoom))
+        pixels = stand_in(shape, np.float32)
+        results.append(chosen.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm))
+    if isinstance(models, Model):
+        return results[0]
+    return join_channels(list(models), results, stack=_stand_in_stack)
 
 
 def run_here(
@@ -371,13 +379,6 @@ def sharpen_part(workshop: Workshop, part: Part, block: Block) -> Float32[np.nda
         for s, n in zip((part.y, part.x), shape, strict=True)
     )
     return sharpen_tile(sharpener, block.read, shape, y, x)[0]
-
-
-def _result(image: Image, fit: Fit) -> Image:
-    """Return what becomes of an image of one channel, its pixels standing in."""
-    shape = zoomed_shape(image.pixels.shape[-2:], fit.zoom)
-    pixels = stand_in((*image.pixels.shape[:-2], *shape), np.float32)
-    return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
 
 
 def _sha256_of(model: Model, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ as far as light from beyond it shines in, nothing can be said, and the map is 0.
 import functools
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,14 @@ from crosscope.model.dial import blend
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.files import Models, Verdict
-from crosscope.prediction.images import SAME_PIXEL, PredictionPlan, fit_channels, fit_pixels
+from crosscope.prediction.images import (
+    SAME_PIXEL,
+    PredictionPlan,
+    fit_models,
+    fit_pixels,
+    models_by_channel,
+)
+from crosscope.prediction.slides import foresee
 from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.claim import Claim
 from crosscope.quality.disagreement import ROUNDED_FLOOR, ROUNDED_SHARE, Usual
@@ -96,11 +103,7 @@ class Inspector:
 
     def admit(self, models: Models, image: Slide, plan: PredictionPlan) -> Verdict:
         """Say whether models were made for an image; DomainError where not, unless forced."""
-        if isinstance(models, Model):
-            chosen = select_channel(image.image, channel=plan.channel)
-            fit = fit_pixels(models, plan.sized(chosen), force=plan.force)
-        else:
-            fit = fit_channels(models, image.image, plan=plan)
+        fit = fit_models(models, image.image, plan=plan)
         views = open_views(models, image, plan)
         known = [view for view in views if "domain" in view.model.certificate]
         if len(known) < len(views):
@@ -146,16 +149,7 @@ class Inspector:
         if walks is None:
             return admitted
         if by_parts:
-            shape = output.image.pixels.shape
-            write_slide(
-                output.image.with_pixels(stand_in(shape, np.uint8)),
-                trust,
-                lambda part: _walk_of(walks, part).inspect(part),
-                version=output.version or VERSION,
-                tile_px=_tile_px(walks),
-                overwrite=overwrite,
-                watch=watch,
-            )
+            write_map(walks, trust, overwrite=overwrite, watch=watch)
         else:
             pixels = draw_map(walks, output.image.pixels.shape, watch)
             write_image(output.image.with_pixels(pixels), trust, overwrite=overwrite)
@@ -164,26 +158,33 @@ class Inspector:
 
 
 def check(
-    model: Model,
-    image: Image,
-    output: Image | None = None,
+    models: Models,
+    image: Image | Slide,
+    output: Image | Slide | None = None,
     *,
     plan: PredictionPlan | None = None,
     level: str = "fast",
+    trust: Path | None = None,
+    overwrite: bool = False,
+    watch: Callable[[float], None] = lambda done: None,
 ) -> Verdict:
     """Say whether a model was made for an image, and how far an output can be believed.
 
     Parameters
     ----------
-    model : Model
-    image : Image
+    models : Model, or mapping of channel names to Model
+    image : Image or Slide
         Of the source modality, raw.
-    output : Image, optional
+    output : Image or Slide, optional
         What the model, or anything else, made of it: on the grid that `predict` gives.
     plan : PredictionPlan
         As it was predicted with.
     level : "fast" or "full"
         full compares with the model's twin and members, too.
+    trust : Path, optional
+        Where the trust map is written, of a Slide part by part; that of an Image is returned, too.
+    watch : callable
+        Told the part done, 0 to 1.
 
     Returns
     -------
@@ -197,30 +198,46 @@ def check(
     InputError
         The output is on another grid.
     """
-    plan = plan or PredictionPlan()
-    image = plan.sized(select_channel(image, channel=plan.channel))
-    require_finite(image)
-    plan = replace(plan, channel=None, pixel_size_nm=None, force=True)
-    inspector, seen = Inspector(level), slide_of(image)
-    admitted = inspector.admit(model, seen, plan)
-    fit = fit_pixels(model, image, force=True)
+    plan = replace(plan or PredictionPlan(), force=True)
+    if isinstance(image, Image):
+        for channel in models_by_channel(models, plan):
+            require_finite(select_channel(image, channel=channel))
+    seen = slide_of(image) if isinstance(image, Image) else image
+    inspector = Inspector(level)
+    admitted = inspector.admit(models, seen, plan)
+    fit = fit_models(models, seen.image, plan=plan)
     admitted = replace(admitted, reasons=fit.reasons + admitted.reasons)
     if output is None:
-        return conclude(admitted, []) if "domain" in model.certificate else admitted
-    wanted = (*image.pixels.shape[:-2], *zoomed_shape(image.pixels.shape[-2:], fit.zoom))
-    if output.pixels.shape != wanted:
-        reason = f"is {output.pixels.shape} px, of this image the model makes {wanted}"
-        raise InputError(output.name, reason, "Pass what was predicted from it")
-    require_finite(output)
-    walks = open_walks(model, seen, slide_of(output), plan, full=level == "full")
+        return conclude(admitted, []) if UNKNOWN not in admitted.reasons else admitted
+    wanted = foresee(models, seen.image, plan=plan)
+    made = slide_of(output) if isinstance(output, Image) else output
+    shape = made.image.pixels.shape
+    if shape != wanted.pixels.shape:
+        reason = f"is {shape} px, of this image the model makes {wanted.pixels.shape}"
+        raise InputError(made.image.name, reason, "Pass what was predicted from it")
+    doubts = _tell_pixels(made.image, fit.pixel_size_nm)
+    named = made.image.with_pixels(
+        made.image.pixels, axes=wanted.axes, channels=made.image.channels or wanted.channels
+    )
+    made = replace(made, image=named)
+    walks = open_walks(models, seen, made, plan, full=level == "full")
     if walks is None:
         return admitted
-    trust = output.with_pixels(draw_map(walks, output.pixels.shape, lambda done: None))
-    doubts = _tell_pixels(output, fit.pixel_size_nm)
+    drawn = None
+    if isinstance(output, Image):
+        drawn = output.with_pixels(draw_map(walks, shape, watch))
+        if trust:
+            write_image(drawn, trust, overwrite=overwrite)
+    elif trust:
+        write_map(walks, trust, overwrite=overwrite, watch=watch)
+    else:
+        for _ in inspect_parts(walks, shape, watch):
+            pass  # the sums are what is wanted
     found = conclude(admitted, walks, level=level, doubts=doubts)
-    if (found.numbers["beyond_share"] or 0) > _OTHER_IMAGE:
+    sums = [sum(walk.sums, Sums()) for walk in walks]
+    if any(each.count and each.beyond_share > _OTHER_IMAGE for each in sums):
         found = replace(found, reasons=(*found.reasons, _ANOTHER))
-    return replace(found, trust=trust)
+    return replace(found, trust=drawn)
 
 
 def _tell_pixels(output: Image, made_nm: tuple[float, float]) -> tuple[str, ...]:
@@ -329,9 +346,8 @@ class View:
 
 def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]:
     """Return the channels that are predicted, in the order of the output's."""
-    named = {plan.channel: models} if isinstance(models, Model) else dict(models)
     views = []
-    for name, model in named.items():
+    for name, model in models_by_channel(models, plan).items():
         chosen = plan.sized(select_channel(slide.image, channel=name))
         channel = None
         if "c" in slide.image.axes:
@@ -354,8 +370,7 @@ def judge_view(view: View) -> Belonging:
     ]
     spots = list(cover(view.shape))
     crops = np.stack([[make_whole(view.read(place, *at)) for at in spots] for place in chosen])
-    if not np.isfinite(crops).all():
-        require_finite(view.slide.image.with_pixels(crops.reshape(-1, crops.shape[-1])))
+    _require_finite(view.slide, crops)
     height, width = view.slide.image.pixels.shape[-2:]
     raw_spots = list(place_raw((height, width)))
     raw = np.stack([view.slide.read(place, y, x) for place in chosen for y, x in raw_spots])
@@ -370,6 +385,11 @@ def judge_view(view: View) -> Belonging:
         step=find_step(raw),
     )
     return judge_domain(view.model.generator, domain, glimpse, view.scaling)
+
+
+def _require_finite(slide: Slide, pixels: Num[np.ndarray, "*n _x"]) -> None:
+    """Raise ImageError, with the slide's name, where pixels of it are NaN or infinite."""
+    require_finite(slide.image.with_pixels(pixels.reshape(-1, pixels.shape[-1]), axes="yx"))
 
 
 def _advise(views: Sequence[View], found: Sequence[Belonging]) -> str:
@@ -453,6 +473,8 @@ class Walk:
         )
         seen = self.view.read(self.place_of(part.place), *read)
         made = self.output.read(part.place, *read)
+        _require_finite(self.view.slide, seen)
+        _require_finite(self.output, made)
         ready = self.measure(part.place) if self.measure else self.reblurrer
         compared = ready.compare(seen, made)
         rows, columns = (
@@ -590,17 +612,41 @@ def _once(measure: Callable[[Place], Reblurrer]) -> Callable[[Place], Reblurrer]
     return find
 
 
+def inspect_parts(
+    walks: Sequence[Walk], shape: tuple[int, ...], watch: Callable[[float], None]
+) -> Iterator[tuple[Part, UInt8[np.ndarray, "y x"]]]:
+    """Yield the parts of the trust map of an output of this shape; the walks keep their sums."""
+    parts = list(cut_parts(shape, _tile_px(walks)))
+    for n, part in enumerate(parts):
+        yield part, _walk_of(walks, part).inspect(part)
+        watch((n + 1) / len(parts))
+
+
 def draw_map(
     walks: Sequence[Walk], shape: tuple[int, ...], watch: Callable[[float], None]
 ) -> UInt8[np.ndarray, "*shape"]:
     """Return the whole trust map of an output in memory."""
     pixels = np.zeros(shape, np.uint8)
-    parts = list(cut_parts(shape, _tile_px(walks)))
-    for n, part in enumerate(parts):
+    for part, doubt in inspect_parts(walks, shape, watch):
         at: tuple[Any, ...] = (*part.place, part.y, part.x)
-        pixels[at] = _walk_of(walks, part).inspect(part)
-        watch((n + 1) / len(parts))
+        pixels[at] = doubt
     return pixels
+
+
+def write_map(
+    walks: Sequence[Walk], trust: Path, *, overwrite: bool, watch: Callable[[float], None]
+) -> None:
+    """Write the trust map part by part, several at a time."""
+    output = walks[0].output
+    write_slide(
+        output.image.with_pixels(stand_in(output.image.pixels.shape, np.uint8)),
+        trust,
+        lambda part: _walk_of(walks, part).inspect(part),
+        version=output.version or VERSION,
+        tile_px=_tile_px(walks),
+        overwrite=overwrite,
+        watch=watch,
+    )
 
 
 def _tile_px(walks: Sequence[Walk]) -> int:

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -19,11 +18,9 @@ from rich.console import Console
 
 import crosscope as cs
 from crosscope.terminal.description import (
-    Sidecar,
     describe,
     lines_of,
     read_accepted,
-    read_sidecar,
 )
 from crosscope.terminal.display import progress_of, say, show_json, summary_table, trust_line
 from crosscope.terminal.quickstart import travel
@@ -587,13 +584,17 @@ def predict(
         forced = sum(entry["domain"] == "outside" for entry in done)
         told = f" ({forced} forced: the model was not made for such images)" if forced else ""
         typer.echo(f"{output}: {len(done)} done{told}")
-    return max((failure.error.exit_code for failure in predicted.failures), default=0)
+    return max((failure.exit_code for failure in predicted.failures), default=0)
 
 
 @command
 def check(
-    model: Annotated[Path, typer.Argument()],
-    image: Annotated[Path, typer.Argument(help="Raw, of the source modality.")],
+    model: Annotated[
+        str, typer.Argument(help="Model file, or one a channel: DAPI=a.zip,FITC=b.zip.")
+    ],
+    image: Annotated[
+        Path, typer.Argument(help="Raw, of the source modality: file, folder, or OME-Zarr.")
+    ],
     output: Annotated[Path | None, typer.Argument(help="What was made of it.")] = None,
     channel: OneChannel = None,
     pixel_size_nm: PixelSize = None,
@@ -621,66 +622,46 @@ def check(
 ) -> int:
     """Say whether a model was made for an image, and how far an output of it can be believed.
 
+    Of a folder every image is judged; OUTPUT is then what predict made of it, and so are the trust
+    maps and the objects that are asked for. The exit code is that of the worst image: 3 where one
+    is refused.
+
     Example: crosscope check run/model.zip raw/source/0000.tif sharp.tif --map doubt.tif
     """
-    for option, path, has in (("--map", map_, "a trust map"), ("--objects", objects, "objects")):
-        if path:
-            cs.require_free(
-                path, overwrite=overwrite, inputs=[model, image, *filter(None, (output,))]
-            )
-            if output is None:
-                raise cs.InputError(option, f"only an output has {has}", "Name the output, too")
-    loaded, raw = cs.Model.load(model), cs.read_image(image)
-    made = cs.read_image(output) if output else None
-    sidecar = read_sidecar(output) if output else Sidecar()
-    remarks = []
-    if sidecar.input_sha256 not in (None, raw.sha256):
-        remarks.append(
-            f"{output} was made of another file, as its sidecar says: of {sidecar.input}, whose "
-            f"SHA-256 begins with {sidecar.input_sha256[:12]}, not with {str(raw.sha256)[:12]}"
+    for new in filter(None, (map_, objects)):
+        cs.require_free(new, overwrite=overwrite, inputs=[Path(model)])
+    with progress_of("check") as tell:
+        found = cs.check_files(
+            _load(model),
+            image,
+            output,
+            plan=cs.PredictionPlan(channel=channel, pixel_size_nm=pixel_size_nm, offset=offset),
+            fidelity=fidelity,
+            level=level,
+            trust=map_,
+            objects=objects,
+            overwrite=overwrite,
+            watch=tell,
         )
-    if fidelity is None and sidecar.fidelity:
-        remarks.append(f"it was predicted with --fidelity {sidecar.fidelity:g}, says its sidecar")
-    plan = cs.PredictionPlan(
-        channel=channel,
-        pixel_size_nm=pixel_size_nm,
-        offset=offset,
-        fidelity=sidecar.fidelity if fidelity is None else fidelity,
-    )
-    found = cs.check(loaded, raw, made, plan=plan, level=level)
-    found = replace(found, reasons=(*found.reasons, *remarks))
-    support = None
-    if objects and made:
-        support = cs.count_support(loaded, raw, made, plan=replace(plan, force=True))
-        support.write_csv(objects, overwrite=overwrite)
-    if map_ and found.trust:
-        cs.write_image(found.trust, map_, overwrite=overwrite)
-    elif map_:
-        say(f"{map_}: no trust map was written, for the model has no certificate to compare by")
     if json:
-        said: dict[str, Any] = {
-            "domain": found.domain,
-            "verdict": found.verdict,
-            "reasons": list(found.reasons),
-        }
-        said |= {"fidelity": plan.fidelity, "quality": dict(found.numbers)}
-        if support:
-            said["support"] = support.json
-            if support.claimed_px is None:
-                why = found.numbers.get("claimed_resolution_reason", "of a fidelity nothing is")
-                said["support"] |= {"close_reason": f"no resolution is claimed: {why}"}
-        show_json(said)
-    else:
-        for reason in found.reasons:
-            say(f"{image}: {reason}")
-        typer.echo(f"{image}: {_judged(found.verdict, found.domain)}")
-        if support:
+        folder = image.is_dir() and not cs.is_slide(image)
+        entries = [each.entry for each in found]
+        show_json({"images": entries} if folder else entries[0])
+        return max(each.exit_code for each in found)
+    for each in found:
+        if isinstance(each, cs.Failure):
+            say(f"crosscope: {each.error}")
+            continue
+        for reason in each.verdict.reasons:
+            say(f"{each.input}: {reason}")
+        typer.echo(f"{each.input}: {_judged(each.verdict.verdict, each.verdict.domain)}")
+        if each.support:
             close = "{close} closer to another than the model is known to tell apart"
-            if support.claimed_px is None:
+            if each.support.claimed_px is None:
                 close = "how close they may be is not claimed"
             told = "{objects} objects, {unsteady} of them unsteady between {networks} networks, "
-            typer.echo((told + close).format(**support.json))
-    return cs.DomainError.exit_code if found.verdict == "refused" else 0
+            typer.echo((told + close).format(**each.support.json))
+    return max(each.exit_code for each in found)
 
 
 @command

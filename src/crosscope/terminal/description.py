@@ -1,9 +1,7 @@
 """Path -> what the program understands of it, under the names of the JSON."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +94,6 @@ def _describe_pairs(path: Path) -> dict[str, Any]:
         "source_pixel_size_nm": pairs[0].source_pixel_size_nm,
         "residual_px": residuals,
     }
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """What the JSON beside an output says of how it was made, as far as it does."""
-
-    input: str = ""
-    input_sha256: str | None = None
-    fidelity: float = 0.0
-
-
-def read_sidecar(output: Path) -> Sidecar:
-    """Read what lies beside an output, or beside its folder; nothing is raised for what is not."""
-    for beside in (output, output.absolute().parent):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            text = beside.with_name(f"{beside.name}.json").read_text(encoding="utf-8")
-            for entry in json.loads(text)["outputs"]:
-                if entry["output"] and Path(entry["output"]).name == output.name:
-                    fidelity = float(entry["plan"].get("fidelity", 0.0))
-                    if 0 <= fidelity <= 1 and isinstance(entry["input_sha256"], str):
-                        return Sidecar(str(entry["input"]), entry["input_sha256"], fidelity)
-    return Sidecar()
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
