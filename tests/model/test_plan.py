@@ -27,6 +27,7 @@ from crosscope.model.plan import TrainingPlan, paper_plan
         ({"discriminator_rate": 0.0}, "rates"),
         ({"warm_share": 0.0}, "warm_share"),
         ({"warm_share": 1.1}, "warm_share"),
+        ({"warm_ssim": -0.1}, "warm_ssim"),
         ({"mse_share": -0.1}, "mse_share"),
         ({"ssim_share": -0.1}, "ssim_share"),
         ({"mse_share": 0.5, "ssim_share": 0.5}, "adversarial term"),

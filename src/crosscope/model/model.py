@@ -80,7 +80,9 @@ class Model:
     training : mapping
         "steps", "seconds", "best_step", the kept generator's figures on the validation patches
         ("validation"), the terms' shares of its objective at the end ("shares"), the phase whose
-        weights it has ("kept") and how often the adversarial one went wrong ("rollbacks").
+        weights it has ("kept"), how often the adversarial one went wrong ("rollbacks") and by which
+        alarms ("alarms"), how well the discriminator did ("discriminator"), the count of
+        "processes", and the part of the time that was waited for batches ("waiting_share").
     log : tuple of mappings
         The lines of log.jsonl.
     tile : (y, x) float32

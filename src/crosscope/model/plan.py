@@ -108,6 +108,7 @@ class TrainingPlan:
             )
             > 0,
             "warm_share must be above 0 and at most 1": 0 < self.warm_share <= 1,
+            "warm_ssim must be at least 0": self.warm_ssim >= 0,
             "mse_share and ssim_share must leave room for the adversarial term": min(
                 self.mse_share, self.ssim_share
             )
