@@ -113,10 +113,9 @@ def score_field(
         for method, score in methods(model, forward, source, changed, twin).items():
             near = round(width_px)
             kept = scores.setdefault(method, {}).setdefault(kind, {"with": [], "without": []})
+            unchanged = others if kind == "sham" else apart(others, touched, width_px)
             kept["with"] += [largest(score, place, near) for place in touched]
-            kept["without"] += [
-                largest(score, place, near) for place in apart(others, touched, width_px)
-            ]
+            kept["without"] += [largest(score, place, near) for place in unchanged]
 
 
 def methods(

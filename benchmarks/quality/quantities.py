@@ -6,7 +6,8 @@ Models that are not named keep their figures. Bead and pit model, 3 seeds. The m
 estimated from the model's training pairs; beside it stands the true one of the simulation, with its
 own objects (beads, pits of 80 to 160 nm) and with points, and the separation that pairs of held-out
 fields need (systems.json: three of four come out as two). For T6 the fields are simulated anew at
-each exposure and judged by the truth's light; for T7 the camera sees nothing but its background.
+each exposure and judged by the truth's light; for T7 the camera sees nothing but its background,
+which the gate is to call "no signal".
 """
 
 import argparse
@@ -273,9 +274,11 @@ def count_in_empty(
     rng = np.random.default_rng([seed, 7])
     zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
     dark = np.zeros((round(FIELD_PX / zoom),) * 2)
-    counts = []
+    counts, signals = [], []
     for _ in range(fields):
-        output = _sharp(model, expose(dark, microscope.camera, rng=rng).astype(np.float64), zoom)
+        raw = expose(dark, microscope.camera, rng=rng)
+        signals.append(cs.check(model, cs.Image(raw, "yx", model.source_pixel_size_nm)).numbers)
+        output = _sharp(model, raw.astype(np.float64), zoom)
         counts.append(len(find_spots(output, fwhm_px=fwhm_px, threshold=threshold).amplitude))
     return {
         "fields": fields,
@@ -283,6 +286,7 @@ def count_in_empty(
         "mean": float(np.mean(counts)),
         "most": max(counts),
         "fields_with_any_upper": upper_bound(sum(n > 0 for n in counts), fields),
+        "no_signal_share": float(np.mean([not numbers["signal"] for numbers in signals])),
         "passes": max(counts) <= BARS["t7_false_objects_per_field"],
     }
 

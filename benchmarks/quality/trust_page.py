@@ -86,11 +86,12 @@ def quantities(models: Figures) -> list[str]:
                 name,
                 claimed and f"{max(claimed['true']):.0f}",
                 each["t7"]["most"],
+                f"{each['t7']['no_signal_share']:.0%}",
                 light and f"{min(light['slope']):.3f} to {max(light['slope']):.3f}",
                 light and f"{min(light['r2']):.4f}",
             ]
         )
-    head = ["", "true microscope, nm", "false objects, at most"]
+    head = ["", "true microscope, nm", "false objects, at most", "told as \"no signal\""]
     return table([*head, "slope of the light", "R2"], rows)
 
 
