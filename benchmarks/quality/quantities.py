@@ -6,8 +6,9 @@ Models that are not named keep their figures. Bead and pit model, 3 seeds. The m
 estimated from the model's training pairs; beside it stands the true one of the simulation, with its
 own objects (beads, pits of 80 to 160 nm) and with points, and the separation that pairs of held-out
 fields need (systems.json: three of four come out as two). For T6 the fields are simulated anew at
-each exposure and judged by the truth's light; for T7 the camera sees nothing but its background,
-which the gate is to call "no signal".
+each exposure and judged by the truth's light, that of isolated points or, by models that were made
+for no points, of bright blocks; for T7 the camera sees nothing but its background, which the gate
+is to call "no signal".
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fields import RESULTS, SEEDS, VIEWS, keep
+from fields import PHOTONS, RESULTS, SEEDS, VIEWS, keep, simulate
 from jaxtyping import Float
 from recipes import View, take
 from scipy import stats
@@ -33,13 +34,14 @@ from crosscope.optics.rendering import Grid, render
 from crosscope.optics.systems import SAMPLES, Microscope
 from crosscope.prediction.tiling import sharpen
 from crosscope.quality.claim import BRIGHTNESS, ENGINE, measure_claim, upper_bound
-from crosscope.quality.forward import Forward
+from crosscope.quality.forward import Forward, in_blocks
 from crosscope.quality.points import See, cell_centres, light_of
 from crosscope.quality.quantities import EXPOSURES, OFFSETS, measure_quantities
 from crosscope.quality.reblur import learn_forward
 
 TRAINED_ON, DEFAULT = 2000, RESULTS / "quantities.json"
 FIELD_PX, EMPTY, FALSE = 512, 100, 0.10
+BLOCK_PX, BRIGHT = 16, 0.25  # of the blocks whose light is followed: of a bright one's
 BARS = {
     "t6_r2": 0.99,
     "t6_slope_off": 0.05,
@@ -86,11 +88,14 @@ def main() -> None:
 
 
 def measure_other(name: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """Measure a model that was made for no points: what it shows where nothing is."""
+    """Measure a model that was made for no points: its light, and what it shows of nothing."""
     model = cs.Model.load(name)
     # no points, no typical one: a tenth of the target's scale counts
     least = FALSE * model.target_scaling.scale
-    return {"t7": count_in_empty(model, OTHERS[name], least, 3.0, asked.empty, seed=SEEDS[0])}
+    t7 = count_in_empty(model, OTHERS[name], least, 3.0, asked.empty, seed=SEEDS[0])
+    each = [expose_blocks_by_steps(model, VIEWS[name], seed) for seed in asked.seeds]
+    t6: dict[str, Any] = {key: [one[key] for one in each] for key in ("slope", "r2", "n", "ratios")}
+    return {"t6": t6 | {"passes": [_passes_t6(one) for one in each]}, "t7": t7}
 
 
 def measure_points(name: str, asked: argparse.Namespace) -> dict[str, Any]:
@@ -203,7 +208,7 @@ def expose_by_steps(
     model: cs.Model, view: View, microscope: Microscope, forward: Forward, seed: int
 ) -> tuple[dict[str, Any], float]:
     """T6: the light of isolated objects beside the truth's; and a typical one's height."""
-    usual = {"confocal-sted": 300.0, "tirf-sim": 300.0}[view.system]
+    usual = PHOTONS[view.system]
     pixel_nm = model.target_pixel_size_nm[0]
     source_px = fwhm_nm(microscope.otf) / pixel_nm
     into, out, step, heights, changes = [], [], [], [], []
@@ -259,6 +264,33 @@ def expose_by_steps(
         "ratios": {str(e): float(np.median(y[at == e] / x[at == e])) for e in EXPOSURES},
         "offset_change_of_range": max(changes),
     }, float(np.median(heights))
+
+
+def expose_blocks_by_steps(model: cs.Model, view: View, seed: int) -> dict[str, Any]:
+    """T6: the light of bright blocks above the camera's background, beside the truth's."""
+    zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
+    into, out, at = [], [], []
+    for exposure in EXPOSURES:
+        photons = PHOTONS[view.system] * exposure
+        options = {"photons": photons, "misregistration": ALIGNED}
+        for pair in simulate(view, fields=2, size_px=FIELD_PX, seed=seed, **options):
+            camera = pair.truth.target_camera
+            level = camera.offset + camera.gain * camera.background
+            output = _sharp(model, pair.source.pixels.astype(np.float64), zoom)
+            truth = pair.truth.image.pixels.astype(np.float64)
+            lights = [in_blocks(i - level, BLOCK_PX)[1:-1, 1:-1].ravel() for i in (truth, output)]
+            bright = lights[0] > BRIGHT * np.quantile(lights[0], 0.99)
+            into.append(lights[0][bright] * exposure)
+            out.append(lights[1][bright])
+            at.append(np.full(bright.sum(), exposure))
+    x, y, step = (np.concatenate(each) for each in (into, out, at))
+    fit = stats.linregress(np.log(x[y > 0]), np.log(y[y > 0]))
+    return {
+        "slope": float(fit.slope),
+        "r2": float(fit.rvalue**2),
+        "n": int((y > 0).sum()),
+        "ratios": {str(e): float(np.median(y[step == e] / x[step == e])) for e in EXPOSURES},
+    }
 
 
 def count_in_empty(

@@ -1,9 +1,12 @@
 """results/quality/*.json, and the shipped models -> the tables of docs/trust.md, between its marks.
 
 python benchmarks/quality/trust_page.py
+
+What falls short of what was asked is set in bold.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,13 @@ import crosscope as cs
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 Figures = Mapping[str, Any]
+MOST_REFUSED, LEAST_APART, LEAST_APART_OF_KINDS = 0.05, 0.95, 0.99
+FOUND = {"added": 0.95, "deleted": 0.95, "moved": 0.90, "brighter": 0.70}
+FOUND_BY_ALL = {"split": 0.80, "merged": 0.80}
+LEAST_RECALL, SHAM_ERRORS = 0.90, 3.0  # of what is added or deleted; standard errors
+COVERED, LEAST_COVERED, MOST_BROKEN, MOST_OFF, LEAST_RANKED = (0.88, 0.94), 0.80, 0.14, 0.05, 0.5
+MOST_FALSE, SLOPE_OFF, LEAST_R2 = 1, 0.05, 0.99
+MOST_COST = 0.25
 
 
 def main() -> None:
@@ -47,15 +57,25 @@ def gate(models: Figures) -> list[str]:
     rows = [
         [
             name,
-            *(_refusal(each.get(kind)) for kind in kinds),
+            *(_refusal(kind, each.get(kind)) for kind in kinds),
         ]
         for name, each in models.items()
     ]
     return table(["refused, AUROC", *kinds], rows)
 
 
-def _refusal(figures: Figures | None) -> str | None:
-    return None if figures is None else f"{figures['refused']:.0%}, {figures['auroc']:.3f}"
+def _refusal(kind: str, figures: Figures | None) -> str | None:
+    if figures is None:
+        return None
+    refused, apart = figures["refused"], figures["auroc"]
+    samples = {view.sample for view in VIEWS.values()}
+    least = LEAST_APART_OF_KINDS if kind in samples else LEAST_APART
+    holds = refused <= MOST_REFUSED if kind == "held out" else apart >= least
+    return _bold_unless(holds, f"{refused:.0%}, {apart:.3f}")
+
+
+def _bold_unless(holds: bool, text: str) -> str:
+    return text if holds else f"**{text}**"
 
 
 def gate_of_real(models: Figures) -> list[str]:
@@ -65,7 +85,12 @@ def gate_of_real(models: Figures) -> list[str]:
             name,
             f"{judged['same field']['domain']}, {judged['same field']['distance']:.2f}",
             sum(each["domain"] == "outside" for each in _others(judged).values()),
-            ", ".join(k for k, v in _others(judged).items() if v["domain"] != "outside") or "none",
+            ", ".join(
+                f"**{name} ({each['domain']})**"
+                for name, each in _others(judged).items()
+                if each["domain"] != "outside"
+            )
+            or "none",
         ]
         for name, judged in models.items()
     ]
@@ -85,13 +110,17 @@ def quantities(models: Figures) -> list[str]:
             [
                 name,
                 claimed and f"{max(claimed['true']):.0f}",
-                each["t7"]["most"],
+                _bold_unless(each["t7"]["most"] <= MOST_FALSE, str(each["t7"]["most"])),
                 f"{each['t7']['no_signal_share']:.0%}",
-                light and f"{min(light['slope']):.3f} to {max(light['slope']):.3f}",
-                light and f"{min(light['r2']):.4f}",
+                light
+                and _bold_unless(
+                    max(abs(slope - 1) for slope in light["slope"]) <= SLOPE_OFF,
+                    f"{min(light['slope']):.3f} to {max(light['slope']):.3f}",
+                ),
+                light and _bold_unless(min(light["r2"]) >= LEAST_R2, f"{min(light['r2']):.4f}"),
             ]
         )
-    head = ["", "true microscope, nm", "false objects, at most", "told as \"no signal\""]
+    head = ["", "true microscope, nm", "false objects, at most", 'told as "no signal"']
     return table([*head, "slope of the light", "R2"], rows)
 
 
@@ -113,18 +142,26 @@ def intervals(models: Figures) -> list[str]:
     rows = [
         [
             name,
-            f"{each['coverage']:.1%}",
-            f"{min(each['coverage_by_width_quartile']):.1%}",
+            _bold_unless(COVERED[0] <= each["coverage"] <= COVERED[1], f"{each['coverage']:.1%}"),
+            _least(min(each["coverage_by_width_quartile"]), LEAST_COVERED, ".1%"),
             f"{each['coverage_in_structure']:.1%}",
-            f"{each['calibration_error']:.3f}",
-            f"{max(draw['violations'] for draw in each['draws'].values()):.1%}",
-            f"{each['spearman']['pixels']:.2f}",
+            _most(each["calibration_error"], MOST_OFF, ".3f"),
+            _most(max(draw["violations"] for draw in each["draws"].values()), MOST_BROKEN, ".1%"),
+            _least(each["spearman"]["pixels"], LEAST_RANKED, ".2f"),
             f"{each['spearman']['pixels, ceiling']:.2f}",
         ]
         for name, each in models.items()
     ]
     head = ["", "covered", "worst quartile of widths", "in structures", "calibration error"]
     return table([*head, "promise broken, draws", "rank correlation", "its ceiling"], rows)
+
+
+def _least(figure: float, asked: float, form: str) -> str:
+    return _bold_unless(figure >= asked, f"{figure:{form}}")
+
+
+def _most(figure: float, asked: float, form: str) -> str:
+    return _bold_unless(figure <= asked, f"{figure:{form}}")
 
 
 def injections(models: Figures) -> list[str]:
@@ -135,7 +172,9 @@ def injections(models: Figures) -> list[str]:
         for name, methods in models.items()
         for method, figures in methods.items()
     }
-    ranked = [[name, *(_score(each[kind]) for kind in kinds)] for name, each in named.items()]
+    ranked = [
+        [name, *(_score(name, kind, each[kind]) for kind in kinds)] for name, each in named.items()
+    ]
     limited = [
         [
             name,
@@ -207,7 +246,7 @@ def cost(processors: Figures) -> list[str]:
             processor,
             side,
             *(_told(each.get(name), ".2f") for name in ("predict_cpu_s", "check_cpu_s")),
-            *(_told(each.get(name), ".0%") for name in ("share_cpu", "share_wall")),
+            *(_most(each[name], MOST_COST, ".0%") for name in ("share_cpu", "share_wall")),
             _told(each.get("check_full_cpu_s"), ".2f"),
             *(_told(each.get(name), ".0%") for name in ("share_full_cpu", "share_full_wall")),
             *(_told(each.get("peak_mib", {}).get(way), ".0f") for way in ("without", "with")),
@@ -235,10 +274,20 @@ def _told(figure: float | None, form: str) -> str | None:
     return None if figure is None else f"{figure:{form}}"
 
 
-def _score(figures: Figures) -> str | None:
-    if figures["auroc"] is None:
+def _score(name: str, kind: str, figures: Figures) -> str | None:
+    """Return how well a change is found; SQUIRREL is there to compare with, and has no bar."""
+    ranked = figures["auroc"]
+    if ranked is None:
         return None
-    return f"{figures['auroc']:.3f} ({figures['recall_at_5_percent']:.0%})"
+    recall = figures["recall_at_5_percent"]
+    asked = FOUND | (FOUND_BY_ALL if name.endswith("combined") else {})
+    holds = ranked >= asked.get(kind, 0.0)
+    if kind in ("added", "deleted"):
+        holds = holds and recall >= LEAST_RECALL
+    if kind == "sham":
+        n, m = figures["n"], figures["without"]
+        holds = abs(ranked - 0.5) <= SHAM_ERRORS * math.sqrt((n + m + 1) / (12 * n * m))
+    return _bold_unless(holds or name.endswith("SQUIRREL"), f"{ranked:.3f} ({recall:.0%})")
 
 
 if __name__ == "__main__":
