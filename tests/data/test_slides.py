@@ -33,6 +33,7 @@ from crosscope.data.slides import (
     reduce_part,
     stand_in,
     write_part,
+    write_slide,
     write_tiff,
 )
 
@@ -673,3 +674,24 @@ def test_a_slide_lets_go_of_its_file(tmp_path: Path) -> None:
         slide.read((), slice(0, 40), slice(0, 50))
     with pytest.raises(ImageError):
         slide.read((), slice(0, 40), slice(0, 50))
+
+
+def test_what_was_broken_off_is_not_gone_on_with_for_another_image(tmp_path: Path) -> None:
+    def break_off(part: Part) -> np.ndarray:
+        if part.x.start:
+            raise KeyboardInterrupt
+        return np.ones((part.y.stop - part.y.start, part.x.stop - part.x.start), np.uint8)
+
+    def make(part: Part) -> np.ndarray:
+        return np.full((part.y.stop - part.y.start, part.x.stop - part.x.start), 2, np.uint8)
+
+    small, large = (Image(stand_in((n, n), np.uint8), "yx", (30.0, 30.0)) for n in (64, 96))
+    for first, second in ((small, large), (large, small)):
+        out = tmp_path / f"{second.pixels.shape[0]}.zarr"
+        with pytest.raises(KeyboardInterrupt):
+            write_slide(first, out, break_off, version="0.5", tile_px=32)
+        write_slide(second, out, make, version="0.5", tile_px=32)
+        with open_slide(out) as slide:
+            assert slide.image.pixels.shape == second.pixels.shape
+            everything = slice(0, second.pixels.shape[0])
+            assert (slide.read((), everything, everything) == 2).all()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import crosscope as cs
 from crosscope.data.images import read_image, write_image
@@ -16,6 +17,7 @@ from crosscope.quality import inspection
 
 SEEN = Any
 PLAN = cs.PredictionPlan(engine="torch", threads=1, precision="float32")
+WIDE = {"chi_square": 1.0, "beyond_share": 0.5, "sisters_beyond_share": 0.5}
 
 
 def test_an_output_of_the_model_is_good(beads: cs.Model, seen: SEEN) -> None:
@@ -73,9 +75,14 @@ def test_what_the_twin_shows_differently_reaches_the_verdict(beads: cs.Model, se
     assert doubted.verdict == "doubtful"
     (reason,) = doubted.reasons
     assert "another network that learnt the same" in reason
-    for model in (with_usual(beads, None), with_usual(beads, 0.5)):
+    for model, told in (
+        (with_usual(beads, None), "was not certified"),
+        (with_usual(beads, 0.5), ""),
+    ):
         found = cs.check(model, seen.image, sharp, level="full")
-        assert (found.verdict, found.reasons) == ("good", ())
+        assert found.verdict == "good"
+        assert told in " ".join(found.reasons)
+        assert bool(found.reasons) == bool(told)
         assert found.numbers == doubted.numbers
     fast = cs.check(alike, seen.image, sharp)
     assert (fast.verdict, fast.numbers["level"]) == ("good", "fast")
@@ -94,6 +101,139 @@ def test_every_plane_has_its_own_background(beads: cs.Model, seen: SEEN) -> None
     assert alone.trust is not None
     change = whole.trust.pixels.astype(int) - alone.trust.pixels
     assert np.abs(change).max() <= 1
+
+
+def without_brightest(output: cs.Image, count: int = 1) -> cs.Image:
+    """Return an output that lacks its brightest beads."""
+    pixels = output.pixels.copy()
+    for _ in range(count):
+        inner = pixels[60:-60, 60:-60]
+        y, x = (n + 60 for n in np.unravel_index(inner.argmax(), inner.shape))
+        pixels[y - 6 : y + 7, x - 6 : x + 7] = np.median(pixels)
+    return output.with_pixels(pixels)
+
+
+def test_a_wrong_plane_among_good_ones_is_named(beads: cs.Model, seen: SEEN) -> None:
+    wrong = without_brightest(seen.output, 8).pixels
+    frames = [wrong if n == 2 else seen.output.pixels for n in range(12)]
+    stack = seen.image.with_pixels(np.stack([seen.image.pixels] * 12), axes="tyx")
+    made = seen.output.with_pixels(np.stack(frames), axes="tyx")
+    found = cs.check(beads, stack, made)
+    assert found.verdict == "doubtful"
+    (reason,) = found.reasons
+    assert reason.startswith("in 1 of 12 planes (t 2), at most: blurred again, ")
+    frames[7] = np.rot90(seen.output.pixels)
+    swapped = cs.check(beads, stack, made.with_pixels(np.stack(frames)))
+    assert "in 2 of 12 planes (t 2, t 7)" in swapped.reasons[0]
+    assert "is it the output of another image?" in swapped.reasons[-1]
+    assert swapped.numbers["claimed_resolution_nm"] is None
+    assert "contradicts" in swapped.numbers["claimed_resolution_reason"]
+
+
+def test_few_places_are_told_from_everywhere(beads: cs.Model, seen: SEEN) -> None:
+    wide = replace(beads, certificate={**beads.certificate, "agreement": [WIDE]})
+    (few,) = cs.check(wide, seen.image, without_brightest(seen.output)).reasons
+    assert "by far in a few places: look at the trust map" in few
+    softer = ndimage.gaussian_filter(seen.output.pixels, 1.5)
+    (everywhere,) = cs.check(wide, seen.image, seen.output.with_pixels(softer)).reasons
+    assert "nearly everywhere" in everywhere
+
+
+def test_axes_of_one_plane_may_be_missing(beads: cs.Model, seen: SEEN) -> None:
+    image = seen.image.with_pixels(seen.image.pixels[None], axes="cyx", channels=(cs.Channel("A"),))
+    models = {"A": beads}
+    made = cs.predict_channels(models, image, plan=PLAN)
+    assert made.axes == "cyx"
+    whole, flat = (cs.check(models, image, output) for output in (made, seen.output))
+    assert whole.verdict == flat.verdict == "good"
+    assert whole.numbers == flat.numbers
+    assert flat.trust is not None
+    assert flat.trust.pixels.shape == (384, 384)
+    unnamed = replace(image, channels=())
+    assert cs.check(beads, unnamed, seen.output).verdict == "good"
+
+
+@pytest.mark.parametrize("factor", [1e12, 1e20, 1e30])
+def test_what_is_beyond_all_reason_is_outside(
+    beads: cs.Model, seen: SEEN, tmp_path: Path, factor: float
+) -> None:
+    bright = seen.image.with_pixels(seen.image.pixels[:192, :192] * factor)
+    found = cs.check(beads, bright)
+    assert found.domain == "outside"
+    assert np.isfinite(found.numbers["distance"])
+    rng = np.random.default_rng(1)
+    noise = bright.with_pixels(rng.normal(size=(192, 192)) * factor)
+    assert cs.check(beads, noise).verdict != "good"
+    write_image(bright.with_pixels(bright.pixels.astype(np.float32)), tmp_path / "a.tif")
+    plan = replace(PLAN, force=True)
+    made = cs.predict_files(
+        beads, tmp_path / "a.tif", tmp_path / "b.tif", plan=plan, inspector=cs.Inspector("full")
+    )
+    assert made.outputs[0]["verdict"] == "refused"
+
+
+def in_two_channels(first: cs.Image, second: cs.Image) -> cs.Image:
+    """Return images as the channels A and B."""
+    pixels = np.stack([first.pixels, second.pixels])
+    return first.with_pixels(pixels, axes="cyx", channels=(cs.Channel("A"), cs.Channel("B")))
+
+
+def test_one_empty_channel_makes_the_image_doubtful(beads: cs.Model, seen: SEEN) -> None:
+    rng = np.random.default_rng(0)
+    empty = seen.image.with_pixels(rng.poisson(12, (384, 384)).astype(np.uint16))
+    both = in_two_channels(seen.image, empty)
+    models = {"A": beads, "B": beads}
+    found = cs.check(models, both, cs.predict_channels(models, both, plan=PLAN))
+    assert found.verdict == "doubtful"
+    assert found.numbers["claimed_resolution_nm"] == [None, None]
+
+
+def test_one_model_without_a_certificate_lets_the_others_judge(
+    beads: cs.Model, seen: SEEN, tmp_path: Path
+) -> None:
+    (nuclei,) = cs.simulate("confocal-sted", sample="nuclei", pairs=1, size_px=384, seed=5300)
+    both = in_two_channels(nuclei.source, seen.image)
+    models = {"A": beads, "B": replace(beads, certificate={})}
+    found = cs.check(models, both)
+    assert (found.domain, found.verdict) == ("outside", "refused")
+    assert any(reason.startswith("B: the model has no certificate") for reason in found.reasons)
+    write_image(both, tmp_path / "a.tif")
+    with pytest.raises(cs.DomainError):
+        cs.predict_files(
+            models, tmp_path / "a.tif", tmp_path / "b.tif", plan=PLAN, inspector=cs.Inspector()
+        )
+    alone = cs.check(models, in_two_channels(seen.image, seen.image))
+    assert (alone.domain, alone.verdict) == (None, None)
+
+
+def test_a_damaged_certificate_is_told_before_anything_is_written(
+    beads: cs.Model, seen: SEEN, tmp_path: Path
+) -> None:
+    write_image(seen.image, tmp_path / "a.tif")
+    damaged = replace(beads, certificate={**beads.certificate, "agreement": 3})
+    with pytest.raises(cs.ModelError, match="damaged: agreement"):
+        cs.predict_files(
+            damaged, tmp_path / "a.tif", tmp_path / "b.tif", plan=PLAN, inspector=cs.Inspector()
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_no_earlier_sidecar_speaks_for_what_could_not_be_judged(
+    beads: cs.Model, seen: SEEN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "a.tif", tmp_path / "b.tif"
+    write_image(seen.image, source)
+    cs.predict_files(beads, source, output, plan=PLAN, inspector=cs.Inspector())
+    assert (tmp_path / "b.tif.json").exists()
+
+    def fail(*_: object, **__: object) -> None:
+        raise cs.OutputError("b.trust.tif", "the disk is full", "Make room")
+
+    monkeypatch.setattr(cs.Inspector, "inspect", fail)
+    with pytest.raises(cs.OutputError, match="the disk is full"):
+        cs.predict_files(beads, source, output, plan=PLAN, inspector=cs.Inspector(), overwrite=True)
+    assert not (tmp_path / "b.tif.json").exists()
+    assert not (tmp_path / "b.trust.tif").exists()
 
 
 def test_pixels_of_another_size_are_doubted(beads: cs.Model, seen: SEEN) -> None:
@@ -127,9 +267,10 @@ def test_what_cannot_be_measured_has_its_reason(beads: cs.Model, seen: SEEN) -> 
     tiny = seen.image.with_pixels(seen.image.pixels[:8, :8])
     small = cs.check(beads, tiny, tiny.with_pixels(seen.output.pixels[:8, :8]))
     assert small.verdict != "good"
-    for name in ("chi_square", "rsp", "rse", "beyond_share"):
+    for name in ("chi_square", "rsp", "rse", "beyond_share", "distance", "claimed_resolution_nm"):
+        told = small.numbers[f"{name.removesuffix('_nm')}_reason"]
         assert small.numbers[name] is None
-        assert "too small" in small.numbers[f"{name}_reason"]
+        assert "too small" in told
 
 
 def test_the_twin_shows_what_only_one_of_them_has(beads: cs.Model, seen: SEEN) -> None:

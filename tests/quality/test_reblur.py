@@ -161,8 +161,9 @@ def test_white_noise_is_seen_whole_without_resampling_and_less_with() -> None:
 
 
 def test_sums_of_parts_are_those_of_the_whole() -> None:
-    first = Sums(2, 2.0, 1, 3.0, 4.0, 5.0, 9.0, 6.0, 1.0)
+    first = Sums(2, 28.0, 1.0, 1, 3.0, 4.0, 5.0, 9.0, 6.0, 1.0)
     both = sum([first, first], Sums())
-    assert (both.count, both.beyond, both.chi_square) == (4, 2, 1.0)
+    assert (both.count, both.beyond) == (4, 2)
+    assert (both.chi_square, both.chi_square_within) == (14.0, 1.0)
     assert both.rsp == first.rsp
     assert Sums(1, source=1.0, source2=1.0).rsp is None

@@ -13,6 +13,7 @@ import zarr
 from defusedxml import ElementTree
 
 import crosscope as cs
+from crosscope.data import slides
 from crosscope.data.slides import Part, write_slide
 
 QUICK = ("--engine", "torch", "--threads", "1", "--precision", "float32")
@@ -147,6 +148,61 @@ def test_an_output_is_checked_as_its_sidecar_says(
     assert ask("--fidelity", "0.5") == found | {"reasons": found["reasons"][:-1]}
 
 
+def test_what_was_told_when_it_was_predicted_is_heeded(
+    crosscope: Crosscope, fields: Path, tmp_path: Path
+) -> None:
+    beads, out = cs.read_image(fields / "beads.tif"), tmp_path / "sharp.tif"
+    raw = np.stack([beads.pixels + 300, beads.pixels])
+    channels = (cs.Channel("A"), cs.Channel("B"))
+    image = cs.Image(raw.astype(np.uint16), "cyx", None, channels=channels)
+    cs.write_image(image, tmp_path / "raw.tif")
+    told = ("--channel", "A", "--offset", "310", "--pixel-size-nm", "30")
+    made = crosscope("predict", MODEL, tmp_path / "raw.tif", out, *QUICK, *told, "--json")
+    assert made.code == 0, made.err
+    (entry,) = made.json["outputs"]
+    found = crosscope("check", MODEL, tmp_path / "raw.tif", out, "--json")
+    assert found.code == 0, found.err
+    assert found.json["verdict"] == entry["verdict"]
+    assert found.json["quality"]["rsp"] == pytest.approx(entry["quality"]["rsp"])
+    for option in ("--channel A", "--offset 310", "--pixel-size-nm 30"):
+        assert f"it was predicted with {option}, says its sidecar" in found.json["reasons"]
+    other = crosscope("check", MODEL, tmp_path / "raw.tif", out, "--offset", "10", "--json")
+    assert other.json["verdict"] == "refused"
+
+
+def test_a_large_output_of_what_cannot_be_read_in_parts_is_checked(
+    crosscope: Crosscope, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beads = cs.read_image(fields / "beads.tif")
+    signed = beads.with_pixels(beads.pixels.astype(np.int16))
+    tifffile.imwrite(tmp_path / "raw.tif", signed.pixels)
+    told = ("--pixel-size-nm", "30")
+    out, doubt = tmp_path / "sharp.tif", tmp_path / "doubt.tif"
+    made = crosscope("predict", MODEL, tmp_path / "raw.tif", out, *QUICK, *told)
+    assert made.code == 0, made.err
+    monkeypatch.setattr(slides, "LARGE_PX", 192**2)
+    found = crosscope("check", MODEL, tmp_path / "raw.tif", out, "--map", doubt)
+    assert found.code == 0, found.err
+    assert cs.read_image(doubt).pixels.shape == (192, 192)
+
+
+def test_nothing_is_written_of_an_output_that_is_damaged(
+    crosscope: Crosscope, fields: Path, sharp: Path, tmp_path: Path
+) -> None:
+    broken = cs.read_image(sharp)
+    broken.pixels[100, 100] = np.nan
+    cs.write_image(broken, tmp_path / "nan.tif")
+    asked = ("check", MODEL, fields / "beads.tif")
+    wanted = ("--map", tmp_path / "doubt.tif", "--objects", tmp_path / "objects.csv")
+    refused = crosscope(*asked, tmp_path / "nan.tif", *wanted)
+    assert refused.code == 2
+    assert "are NaN" in refused.err
+    zarr_map = crosscope(*asked, sharp, "--map", tmp_path / "doubt.zarr")
+    assert zarr_map.code == 2
+    assert "End its name in .tif" in zarr_map.err
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.tif"]
+
+
 def test_support_that_cannot_be_told_has_its_reason(
     crosscope: Crosscope, fields: Path, sharp: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +237,7 @@ def test_a_folder_is_checked_with_what_was_made_of_it(
     assert beads["support"]["objects"] > 10
     assert nuclei["verdict"] == "refused"
     assert nuclei["output"] is None
+    assert nuclei["reasons"][-1] == f"it has no output in {out}: the image alone was judged"
     assert [path.name for path in maps.iterdir()] == ["beads.tif"]
     assert [path.name for path in tables.iterdir()] == ["beads.csv"]
     again = crosscope(*asked)
@@ -190,6 +247,10 @@ def test_a_folder_is_checked_with_what_was_made_of_it(
     damaged = crosscope("check", MODEL, fields, out, "--json")
     assert damaged.code == 3
     assert "beads.tif" in damaged.json["images"][0]["reasons"][0]
+    (tmp_path / "wrong").mkdir()
+    wrong = crosscope("check", MODEL, fields, tmp_path / "wrong")
+    assert wrong.code == 2
+    assert "holds no output of these images" in wrong.err
     single = crosscope("check", MODEL, fields, out / "beads.tif")
     assert single.code == 2
     assert "is not a folder, but the input is" in single.err

@@ -288,6 +288,11 @@ def select_plane(image: Image, *, channel: str | None = None) -> Image:
     return plane.with_pixels(plane.pixels.reshape(plane.pixels.shape[-2:]), axes="yx")
 
 
+def index_of_channel(image: Image, chosen: Image) -> int:
+    """Return which channel of an image was chosen; 0 of one that has no name."""
+    return image.channels.index(chosen.channels[0]) if chosen.channels else 0
+
+
 def describe_axes(image: Image) -> str:
     """Return the axes with their lengths, and the channels' names, for messages."""
     lengths = (f"{a}={n}" for a, n in zip(image.axes, image.pixels.shape, strict=True))

@@ -509,7 +509,7 @@ def write_slide(
             image,
             version=version,
             tile_px=tile_px,
-            about={},
+            about={"image": [*image.pixels.shape, str(image.pixels.dtype), image.axes, version]},
             compressed=is_zarr(output),
         )
 

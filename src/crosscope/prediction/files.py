@@ -6,7 +6,6 @@ Models of several channels give a colour composite, too: sharp.png beside sharp.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -168,6 +167,7 @@ class _Work:
     inspector: Inspector | None
     bounds: tuple[Models, Models] | None
     earlier: Mapping[str, frozenset[str]]
+    sidecar: Path
 
 
 def predict_files(
@@ -198,8 +198,8 @@ def predict_files(
     With `intervals` the bounds of every pixel, and what is sure of it, lie there in the same way,
     as low, high and sure: see `bounds`. It takes as long as three predictions in float32.
 
-    What is overwritten first loses what an earlier call laid beside it: a trust map is never of
-    another output than it lies by.
+    What is overwritten first loses what an earlier call laid beside it, its sidecar, too: a trust
+    map is never of another output than it lies by.
 
     Raises
     ------
@@ -235,9 +235,12 @@ def predict_files(
     if not folder:
         for what in (*(["trust"] if inspector else []), *(_BOUNDS if intervals else [])):
             require_free(aside(what), overwrite=overwrite, inputs=[source])
-    work = _Work(models, plan, overwrite, inspector, bounds, _read_earlier(sidecar))
+    work = _Work(models, plan, overwrite, inspector, bounds, _read_earlier(sidecar), sidecar)
     if folder:
         files_to = [(file, output / f"{file.stem}.tif") for file in files]
+        for file, to in files_to:
+            _discard_earlier(work, file, to, partial(_name_in_folder, to))
+        discard(sidecar)
         found = _predict_all(work, files_to, cluster, watch, say)
     else:
         run = cluster.run if cluster else None
@@ -246,6 +249,11 @@ def predict_files(
     outputs = [each.entry if isinstance(each, Failure) else each for each in found]
     write_json(sidecar, {"outputs": outputs}, overwrite=overwrite)
     return Predicted(outputs, failures)
+
+
+def _name_in_folder(output: Path, what: str) -> Path:
+    """Return where the trust map, say, of an output in a folder lies."""
+    return output.parent / what / output.name
 
 
 def _name_beside(output: Path, what: str) -> Path:
@@ -304,15 +312,9 @@ def _try_file(
     say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any] | Failure:
     file, to = file_to
-
-    def aside(what: str) -> Path:
-        return to.parent / what / to.name
-
     try:
-        return _predict_file(work, file, to, aside, None, watch, say)
+        return _predict_file(work, file, to, partial(_name_in_folder, to), None, watch, say)
     except CrosscopeError as error:
-        with suppress(OutputError):  # then they lie by the output that they are of
-            _discard_earlier(work, file, to, aside)  # the sidecar will not know of them
         return Failure(file, error)
 
 
@@ -348,6 +350,7 @@ def _predict_file(
         judged = inspector.admit(models, slide, plan) if inspector else Verdict()
         note = _tell_forced(models, slide.image, plan, judged)
         _discard_earlier(work, source, output, aside)
+        discard(work.sidecar)
         made = _make(work, image or source, output, run, note, predicting(0), say)
         if work.bounds:
             low, high = (

@@ -23,7 +23,7 @@ from crosscope.data.cores import count_cores
 from crosscope.data.errors import ImageError, OutputError
 from crosscope.data.files import sha256, unfinished_folder
 from crosscope.data.grids import resample_part, zoomed_shape
-from crosscope.data.images import Image, select_channel
+from crosscope.data.images import Image, index_of_channel, select_channel
 from crosscope.data.slides import (
     CHUNK_PX,
     Canvas,
@@ -218,7 +218,7 @@ def predict_slide(
             folder=str(folder.absolute()),
             plan=plan,
             axes=result.axes,
-            channels=tuple(_channel_of(image, each) for each in chosen),
+            channels=tuple(index_of_channel(image, each) for each in chosen),
         )
         before = 0.0
         for level in range(len(canvas.levels)):
@@ -416,10 +416,6 @@ def _limits(slide: Slide, place: Place) -> tuple[float, float]:
         if low < high:
             break
     return low, high
-
-
-def _channel_of(image: Image, chosen: Image) -> int:
-    return image.channels.index(chosen.channels[0]) if "c" in image.axes else 0
 
 
 def _with_engine_of(

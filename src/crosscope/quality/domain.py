@@ -53,6 +53,7 @@ LARGEST_FEATURE = 1e6
 """Features are logarithms: none reaches this, nor does what whitens them."""
 _ONE_THREAD = Engine(1, "float32")
 _SATURATED = 0.01  # of the bright pixels
+_BRIGHTEST = 1e6  # times as bright as in training: what is more is not told from it
 _SHRINK = 0.1  # of the covariance towards its diagonal
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _LEAST_REACH = 1.3
@@ -270,7 +271,7 @@ def judge_domain(
 
     `scaling` is the source's, by the image's own offset where that was given.
     """
-    measured = _measure(generator, domain, seen, scaling.apply(seen.crops))
+    measured = _measure(generator, domain, seen, _scale(seen.crops, scaling))
     small = seen.side_px < LEAST_PX
     if measured is None and not small:
         return Belonging("inside", 0.0, False, (_tell_empty(seen),))
@@ -394,6 +395,12 @@ def _measure(
     return _Measured(values, share * len(values), distance, fineness)
 
 
+def _scale(crops: Num[np.ndarray, "*shape"], scaling: Scaling) -> Float32[np.ndarray, "*shape"]:
+    """Return crops as the network is given them; those beyond all reason no brighter than that."""
+    brightest = float(max(abs(crops.max()), abs(crops.min()))) / scaling.scale
+    return scaling.apply(crops * (_BRIGHTEST / brightest) if brightest > _BRIGHTEST else crops)
+
+
 def _by_place(
     values: Float[np.ndarray, "p n f"], signal: Bool[np.ndarray, "p n"]
 ) -> Float[np.ndarray, "n f"]:
@@ -458,10 +465,10 @@ def _explain(
     generator: nn.Module, domain: Domain, seen: Glimpse, scaling: Scaling, measured: _Measured
 ) -> list[_Note]:
     """Say in words what differs, first what would bring it nearer if it were undone."""
-    notes, scaled = [], scaling.apply(seen.crops)
+    notes, scaled = [], _scale(seen.crops, scaling)
     if seen.step > 1:
         # an offset that was given may be of grey values before they are divided, or after
-        for fewer in (scaling.apply(seen.crops / seen.step), scaled / np.float32(seen.step)):
+        for fewer in (_scale(seen.crops / seen.step, scaling), scaled / np.float32(seen.step)):
             divided = _measure(generator, domain, seen, fewer)
             if divided and divided.distance <= _EXPLAINS * measured.distance:
                 measured, scaled = divided, fewer

@@ -1,21 +1,24 @@
 """Model + files, and what was made of them -> a verdict each, as the sidecars say it was made."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from crosscope.data.errors import CrosscopeError, DomainError, InputError, OutputError
 from crosscope.data.files import require_free, sha256
-from crosscope.data.images import Image, list_images, read_image
+from crosscope.data.images import Image, list_images, read_image, write_image
 from crosscope.data.slides import Slide, is_slide, is_zarr, open_slide
 from crosscope.model.model import Model
 from crosscope.prediction.files import Failure, Models, Verdict
 from crosscope.prediction.images import PredictionPlan
 from crosscope.quality.inspection import check
 from crosscope.quality.support import Support, count_support
+
+_NUMBERS = ("offset", "pixel_size_nm", "fidelity")
+_PLANNED = ("channel", "offset", "pixel_size_nm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class Checked:
     input : Path
     output : Path or None
     plan : PredictionPlan
-        With the fidelity that it was judged by.
+        By which it was judged.
     verdict : Verdict
     support : Support or None
         Of its objects, where they were asked for.
@@ -60,6 +63,11 @@ class Checked:
                 said["support"] |= {"close_reason": f"no resolution is claimed: {why}"}
         return said
 
+    def told(self, *reasons: str) -> "Checked":
+        """Return the same with more reasons."""
+        verdict = replace(self.verdict, reasons=(*self.verdict.reasons, *reasons))
+        return replace(self, verdict=verdict)
+
     @property
     def exit_code(self) -> int:
         """Of the command."""
@@ -72,7 +80,7 @@ class Sidecar:
 
     input: str = ""
     input_sha256: str | None = None
-    fidelity: float = 0.0
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_files(
@@ -100,9 +108,10 @@ def check_files(
     output : Path, optional
         Of a folder the folder that `predict_files` wrote: the output of a.png is a.tif in it.
     plan : PredictionPlan
-        Its fidelity does not count.
+        As it was predicted with; channel, offset and pixel size that it leaves open are those that
+        the output's sidecar says. Its fidelity does not count ...
     fidelity : float, optional
-        That it was predicted with; else as the output's sidecar says, or 0.
+        ... but this one; else as the sidecar says, or 0.
     level : "fast" or "full"
     trust : Path, optional
         New trust map, of a folder a folder.
@@ -131,8 +140,10 @@ def check_files(
         return [_check_file(work, source, output, trust, objects, watch)]
     if output and not output.is_dir():
         raise InputError(output, "is not a folder, but the input is", "Pass what predict wrote")
-    found: list[Checked | Failure] = []
     files = list_images(source)
+    if output and not any((output / f"{file.stem}.tif").exists() for file in files):
+        raise InputError(output, "holds no output of these images", "Pass what predict wrote")
+    found: list[Checked | Failure] = []
     for n, file in enumerate(files):
 
         def tell(done: float, n: int = n) -> None:
@@ -140,10 +151,13 @@ def check_files(
 
         made, to = (folder and folder / f"{file.stem}.tif" for folder in (output, trust))
         table = objects and objects / f"{file.stem}.csv"
+        alone = None
         if made and not made.exists():
+            alone = f"it has no output in {output}: the image alone was judged"
             made = to = table = None
         try:
-            found.append(_check_file(work, file, made, to, table, tell))
+            checked = _check_file(work, file, made, to, table, tell)
+            found.append(checked.told(alone) if alone else checked)
         except CrosscopeError as error:
             found.append(Failure(file, error))
     return found
@@ -169,57 +183,86 @@ def _check_file(
     watch: Callable[[float], None],
 ) -> Checked:
     sidecar = read_sidecar(output) if output else Sidecar()
-    fidelity = sidecar.fidelity if work.fidelity is None else work.fidelity
-    plan, support = replace(work.plan, fidelity=fidelity), None
+    plan, remarks = _as_made(work, sidecar)
     with ExitStack() as opened:
-        seen: Image | Slide
-        made: Image | Slide | None
-        if is_slide(source) or (output and is_slide(output)):
-            seen = opened.enter_context(open_slide(source))
-            made = opened.enter_context(open_slide(output)) if output else None
-            digest = sha256(source) if sidecar.input_sha256 else None
-        else:
-            seen, made = read_image(source), read_image(output) if output else None
-            digest = seen.sha256
-        if objects:
-            assert isinstance(work.models, Model)  # see above
-            if not (isinstance(seen, Image) and isinstance(made, Image)):
-                reason = "objects are counted in images that fit into memory only"
-                raise InputError(source, reason, "Count them in a part, saved as TIFF")
-            support = count_support(work.models, seen, made, plan=replace(plan, force=True))
-            support.write_csv(objects, overwrite=work.overwrite)
+        seen = _open(source, opened)
+        made = _open(output, opened) if output else None
+        if trust and isinstance(made, Image) and is_zarr(trust):
+            reason = "the output fits into memory, and its trust map, too"
+            raise OutputError(trust, reason, "End its name in .tif")
+        if objects and not (isinstance(seen, Image) and isinstance(made, Image)):
+            reason = "objects are counted in images that fit into memory only"
+            raise InputError(source, reason, "Count them in a part, saved as TIFF")
         found = check(
             work.models,
             seen,
             made,
             plan=plan,
             level=work.level,
-            trust=trust,
+            trust=trust if isinstance(made, Slide) else None,
             overwrite=work.overwrite,
             watch=watch,
         )
-    remarks = []
+    support = None
+    if objects and isinstance(seen, Image) and isinstance(made, Image):
+        assert isinstance(work.models, Model), "one model, or nothing is counted"
+        support = count_support(work.models, seen, made, plan=replace(plan, force=True))
+        support.write_csv(objects, overwrite=work.overwrite)
+    if trust and found.trust:
+        write_image(found.trust, trust, overwrite=work.overwrite)
+    digest = seen.sha256 if isinstance(seen, Image) else None
+    if sidecar.input_sha256 and not digest:
+        digest = sha256(source)
     if digest and sidecar.input_sha256 and digest != sidecar.input_sha256:
         remarks.append(
             f"{output} was made of another file, as its sidecar says: of {sidecar.input}, whose "
             f"SHA-256 begins with {sidecar.input_sha256[:12]}, not with {digest[:12]}"
         )
-    if work.fidelity is None and fidelity:
-        remarks.append(f"it was predicted with --fidelity {fidelity:g}, says its sidecar")
     if trust and "level" not in found.numbers:
         remarks.append("no trust map was written, for the model has no certificate to compare by")
-    found = replace(found, reasons=(*found.reasons, *remarks))
-    return Checked(source, output, plan, found, support)
+    return Checked(source, output, plan, found, support).told(*remarks)
+
+
+def _open(path: Path, opened: ExitStack) -> Image | Slide:
+    return opened.enter_context(open_slide(path)) if is_slide(path) else read_image(path)
+
+
+def _as_made(work: _Work, sidecar: Sidecar) -> tuple[PredictionPlan, list[str]]:
+    """Return the plan, what is left open in it as the sidecar says, and what was taken from it."""
+    asked = {name: getattr(work.plan, name) for name in _PLANNED} | {"fidelity": work.fidelity}
+    if not isinstance(work.models, Model):
+        del asked["channel"]
+    taken = {
+        name: sidecar.plan[name]
+        for name, value in asked.items()
+        if value is None and name in sidecar.plan
+    }
+    plan = replace(work.plan, **({"fidelity": work.fidelity or 0.0} | taken))
+    options = {name: f"--{name.replace('_', '-')}" for name in taken}
+    told = {n: f"{v:g}" if isinstance(v, float) else v for n, v in taken.items()}
+    return plan, [
+        f"it was predicted with {options[n]} {v}, says its sidecar" for n, v in told.items()
+    ]
 
 
 def read_sidecar(output: Path) -> Sidecar:
     """Read what lies beside an output, or beside its folder; nothing is raised for what is not."""
     for beside in (output, output.absolute().parent):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with suppress(
+            OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError
+        ):
             text = beside.with_name(f"{beside.name}.json").read_text(encoding="utf-8")
             for entry in json.loads(text)["outputs"]:
                 if entry["output"] and Path(entry["output"]).name == output.name:
-                    fidelity = float(entry["plan"].get("fidelity", 0.0))
-                    if 0 <= fidelity <= 1 and isinstance(entry["input_sha256"], str):
-                        return Sidecar(str(entry["input"]), entry["input_sha256"], fidelity)
+                    known, digest = entry["plan"], entry["input_sha256"]
+                    plan: dict[str, Any] = {
+                        name: float(value)
+                        for name in _NUMBERS
+                        if (value := known.get(name)) is not None and (value or name != "fidelity")
+                    }
+                    if known.get("channel"):
+                        plan["channel"] = str(known["channel"])
+                    PredictionPlan(**plan)  # raises where that is none
+                    if isinstance(digest, str):
+                        return Sidecar(str(entry["input"]), digest, plan)
     return Sidecar()

@@ -19,7 +19,13 @@ from torch import nn
 
 from crosscope.data.errors import DomainError, InputError, ModelError
 from crosscope.data.grids import resample_part, zoomed_shape
-from crosscope.data.images import Image, require_finite, select_channel, write_image
+from crosscope.data.images import (
+    Image,
+    index_of_channel,
+    require_finite,
+    select_channel,
+    write_image,
+)
 from crosscope.data.numbers import LARGEST, read_number
 from crosscope.data.sampling import Scaling
 from crosscope.data.slides import (
@@ -42,8 +48,8 @@ from crosscope.prediction.images import (
     fit_pixels,
     models_by_channel,
 )
-from crosscope.prediction.slides import foresee
-from crosscope.prediction.tiling import Sharpener, make_sharpener, make_tile, sharpen_tile
+from crosscope.prediction.slides import VERSION, foresee
+from crosscope.prediction.tiling import TILE_PX, Sharpener, make_sharpener, make_tile, sharpen_tile
 from crosscope.quality.claim import Claim
 from crosscope.quality.disagreement import ROUNDED_FLOOR, ROUNDED_SHARE, Usual
 from crosscope.quality.domain import (
@@ -69,14 +75,13 @@ LEVELS = ("fast", "full")
 TENTHS = 10
 PLANES = 4
 """Of a stack or a time-lapse, so many planes are looked at before anything is predicted."""
-TILE_PX = 768
-VERSION = "0.5"
 MOST_PAIRS = 8
 """More than so many were never worth it: see the learning curve in docs/systems.md."""
 UNKNOWN = "the model has no certificate: nobody knows what it was made for"
 _CROPS_OF_MANY = 9  # in a stack, by which a plane's noise is measured: 2 % of the time it takes
 _FAR = 2.0  # times what a training field has at most: then input and output disagree
 _LEAST_CHI_SQUARE, _LEAST_BEYOND = 1.5, 5e-3
+_NAMED = 10  # planes, at most
 _OTHER_IMAGE = 0.2  # of the image beyond the limit: it may not be of this image at all
 _ANOTHER = "so much of it contradicts the input: is it the output of another image?"
 _SISTERS = "sisters_beyond_share"
@@ -105,30 +110,35 @@ class Inspector:
         """Say whether models were made for an image; DomainError where not, unless forced."""
         fit = fit_models(models, image.image, plan=plan)
         views = open_views(models, image, plan)
+        for view in views:  # what is damaged is told before anything is predicted
+            _read_all(blend(view.model, plan.fidelity), full=self.level == "full")
         known = [view for view in views if "domain" in view.model.certificate]
-        if len(known) < len(views):
-            verdict = "refused" if fit.domain == "outside" else None
-            return Verdict(fit.domain, verdict, (UNKNOWN,))
-        found = [judge_view(view) for view in views]
+        found = [judge_view(view) for view in known]
         reasons = tuple(
             f"{view.label}{reason}"
-            for view, each in zip(views, found, strict=True)
+            for view, each in zip(known, found, strict=True)
             for reason in each.reasons
         )
+        reasons += tuple(f"{view.label}{UNKNOWN}" for view in views if view not in known)
         domains = [each.domain for each in found]
         if "outside" in domains and not plan.force:
-            told, remedy = "; ".join((*fit.reasons, *reasons)), _advise(views, found)
+            told, remedy = "; ".join((*fit.reasons, *reasons)), _advise(known, found)
             raise DomainError(
                 image.image.name,
                 f"the model was not made for such an image: {told}",
                 f"{remedy[0].upper()}{remedy[1:]}, or use --force and doubt it",
             )
-        distances = [each.distance for each in found if each.distance is not None]
-        numbers = {
-            "distance": max(distances, default=None),
-            "signal": any(each.signal for each in found),
-        }
         worst = max([*domains, fit.domain or _WORST[0]], key=_WORST.index)
+        if len(known) < len(views):
+            refused = worst == "outside"
+            return Verdict(
+                "outside" if refused else fit.domain, "refused" if refused else None, reasons
+            )
+        distances = [each.distance for each in found if each.distance is not None]
+        numbers: dict[str, Any] = {"distance": max(distances, default=None)}
+        if not distances:
+            numbers["distance_reason"] = _SMALL
+        numbers["signal"] = all(each.signal for each in found)
         return Verdict(worst, None, reasons, numbers)
 
     def inspect(
@@ -208,24 +218,17 @@ def check(
     fit = fit_models(models, seen.image, plan=plan)
     admitted = replace(admitted, reasons=fit.reasons + admitted.reasons)
     if output is None:
-        return conclude(admitted, []) if UNKNOWN not in admitted.reasons else admitted
+        return conclude(admitted, [])
     wanted = foresee(models, seen.image, plan=plan)
-    made = slide_of(output) if isinstance(output, Image) else output
-    shape = made.image.pixels.shape
-    if shape != wanted.pixels.shape:
-        reason = f"is {shape} px, of this image the model makes {wanted.pixels.shape}"
-        raise InputError(made.image.name, reason, "Pass what was predicted from it")
+    made = _on_grid(slide_of(output) if isinstance(output, Image) else output, wanted)
+    shape = wanted.pixels.shape
     doubts = _tell_pixels(made.image, fit.pixel_size_nm)
-    named = made.image.with_pixels(
-        made.image.pixels, axes=wanted.axes, channels=made.image.channels or wanted.channels
-    )
-    made = replace(made, image=named)
     walks = open_walks(models, seen, made, plan, full=level == "full")
     if walks is None:
         return admitted
     drawn = None
     if isinstance(output, Image):
-        drawn = output.with_pixels(draw_map(walks, shape, watch))
+        drawn = output.with_pixels(draw_map(walks, shape, watch).reshape(output.pixels.shape))
         if trust:
             write_image(drawn, trust, overwrite=overwrite)
     elif trust:
@@ -234,10 +237,30 @@ def check(
         for _ in inspect_parts(walks, shape, watch):
             pass  # the sums are what is wanted
     found = conclude(admitted, walks, level=level, doubts=doubts)
-    sums = [sum(walk.sums, Sums()) for walk in walks]
-    if any(each.count and each.beyond_share > _OTHER_IMAGE for each in sums):
+    if any(_is_of_another(sums) for walk in walks for sums in walk.planes.values()):
         found = replace(found, reasons=(*found.reasons, _ANOTHER))
     return replace(found, trust=drawn)
+
+
+def _on_grid(output: Slide, wanted: Image) -> Slide:
+    """Return an output with the axes that the model gives it; those of length 1 files don't keep.
+
+    Raises InputError where it is on another grid.
+    """
+    given, asked = output.image.pixels.shape, wanted.pixels.shape
+    several = [[n for n in shape[:-2] if n > 1] + list(shape[-2:]) for shape in (given, asked)]
+    if several[0] != several[1]:
+        reason = f"is {given} px, of this image the model makes {asked}"
+        raise InputError(output.image.name, reason, "Pass what was predicted from it")
+
+    def read(place: Place, y: slice, x: slice) -> Num[np.ndarray, "_y _x"]:
+        known = iter([at for at, n in zip(place, asked, strict=False) if n > 1])
+        return output.read(tuple(next(known) if n > 1 else 0 for n in given[:-2]), y, x)
+
+    pixels = stand_in(asked, output.image.pixels.dtype)
+    channels = output.image.channels or wanted.channels
+    image = output.image.with_pixels(pixels, axes=wanted.axes, channels=channels)
+    return replace(output, image=image, read=read)
 
 
 def _tell_pixels(output: Image, made_nm: tuple[float, float]) -> tuple[str, ...]:
@@ -248,6 +271,18 @@ def _tell_pixels(output: Image, made_nm: tuple[float, float]) -> tuple[str, ...]
     said, made = (" x ".join(f"{nm:.4g}" for nm in each) for each in (said_nm, made_nm))
     told = f"its pixels are {said} nm, but of this image the model makes pixels of {made} nm"
     return (f"{told}: is this what the model made of it?",)
+
+
+def _read_all(model: Model, *, full: bool) -> None:
+    """Raise ModelError where a part of the certificate is damaged that an output is judged by."""
+    if "forward" not in model.certificate:
+        return
+    read_certificate(model, "forward", Forward.from_json)
+    read_certificate(model, "agreement", _most_allowed)
+    if "claim" in model.certificate:
+        read_certificate(model, "claim", Claim.from_json)
+    if full:
+        read_usual(model)
 
 
 def read_certificate(model: Model, part: str, read: Callable[[Any], Known]) -> Known:
@@ -351,7 +386,7 @@ def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]
         chosen = plan.sized(select_channel(slide.image, channel=name))
         channel = None
         if "c" in slide.image.axes:
-            channel = slide.image.channels.index(chosen.channels[0])
+            channel = index_of_channel(slide.image, chosen)
         fit = fit_pixels(model, chosen, force=True)
         label = "" if isinstance(models, Model) else f"{name}: "
         scaling, same = plan.scaling(model), fit.domain is None
@@ -436,8 +471,8 @@ class Walk:
         Made ready for this image, where `measure` is not given.
     sisters : tuple of Sister
         Empty where it is compared with its input only.
-    sums : list of Sums
-        Of the parts that are done.
+    sums : list of (place, Sums)
+        Of the parts that are done, and in which plane of the output each lies.
     measure : callable, optional
         From a plane to the comparison made ready for it: each has noise and background of its own.
     """
@@ -447,13 +482,21 @@ class Walk:
     channel: int | None
     reblurrer: Reblurrer
     sisters: tuple[Sister, ...]
-    sums: list[Sums]
+    sums: list[tuple[Place, Sums]]
     measure: Callable[[Place], Reblurrer] | None = None
 
     @property
     def block_px(self) -> int:
         """Side of the blocks in which it is compared."""
         return self.reblurrer.forward.block_px
+
+    @property
+    def planes(self) -> dict[Place, Sums]:
+        """What was found in each plane of the output."""
+        found: dict[Place, Sums] = {}
+        for place, sums in self.sums:
+            found[place] = found.get(place, Sums()) + sums
+        return found
 
     def place_of(self, place: Place) -> Place:
         """Return the input's plane of an output's."""
@@ -463,6 +506,7 @@ class Walk:
             (self.view.channel or 0) if axis == "c" else at[axis] for axis in image.axes[:-2]
         )
 
+    @np.errstate(over="ignore", invalid="ignore")  # pixels may be beyond all reason
     def inspect(self, part: Part) -> UInt8[np.ndarray, "y x"]:
         """Return a part of the trust map, and keep its sums."""
         halo_px, block_px = self.reblurrer.halo_px, self.block_px
@@ -498,7 +542,7 @@ class Walk:
             beyond = int((most > LIMIT).sum())
             sums = replace(sums, shown=most.size, sisters_beyond=beyond)
             doubt = np.maximum(doubt, most)
-        self.sums.append(sums)
+        self.sums.append((part.place, sums))
         return in_tenths(doubt)
 
     def disagree(
@@ -683,7 +727,8 @@ def conclude(
     """
     found = [_judge_walk(admitted, walk, level) for walk in walks]
     doubts = [*doubts, *(doubt for each in found for doubt in each.doubts)]
-    doubtful = admitted.domain == "near" or admitted.numbers.get("signal") is False or doubts
+    judged = "signal" in admitted.numbers
+    doubtful = doubts or (judged and (admitted.domain == "near" or not admitted.numbers["signal"]))
     numbers = dict(admitted.numbers)
     if level and walks:
         numbers["level"] = level
@@ -691,7 +736,9 @@ def conclude(
         values = [each.numbers.get(name) for each in found]
         numbers[name] = values[0] if len(walks) == 1 else values
     reasons = [*admitted.reasons, *doubts, *(r for each in found for r in each.remarks)]
-    verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else "good"
+    verdict = "refused" if admitted.domain == "outside" else "doubtful" if doubtful else None
+    if judged and not verdict:
+        verdict = "good"
     return Verdict(admitted.domain, verdict, tuple(reasons), numbers)
 
 
@@ -706,42 +753,86 @@ class _Found:
 
 def _judge_walk(admitted: Verdict, walk: Walk, level: str | None) -> _Found:
     """Judge a channel; what could not be measured is None, beside the reason."""
-    sums, label = sum(walk.sums, Sums()), walk.view.label
+    planes, label = walk.planes, walk.view.label
+    sums = sum(planes.values(), Sums())
     allowed = read_certificate(walk.view.model, "agreement", _most_allowed)
-    doubts, remarks, numbers = [], [], dict[str, Any]()
-    if not sums.count:
-        doubts.append("it is too small to be compared with its input")
-        numbers |= dict.fromkeys(_REBLUR) | {f"{name}_reason": _SMALL for name in _REBLUR}
-    else:
+    remarks, numbers = [], dict[str, Any]()
+    if sums.count:
         numbers |= {name: getattr(sums, name) for name in _REBLUR}
-        if sums.rsp is None:
-            numbers["rsp_reason"] = "the input or the output, blurred again, is the same everywhere"
-        if sums.beyond_share > allowed.beyond_share:
-            doubts.append(
-                f"blurred again, {sums.beyond_share:.1%} of it contradict the input by more than "
-                f"{LIMIT:g} standard deviations: look at the trust map"
-            )
-        elif sums.chi_square > allowed.chi_square:
-            doubts.append(
-                f"blurred again, it differs from the input by {math.sqrt(sums.chi_square):.2g} "
-                f"times as much as noise explains, nearly everywhere: so it is where focus, point "
-                f"spread function or background are others than in training"
-            )
+        doubts = _doubts_of(walk, allowed)
+    else:
+        numbers |= dict.fromkeys(_REBLUR) | {f"{name}_reason": _SMALL for name in _REBLUR}
+        doubts = ["it is too small to be compared with its input"]
+    if numbers["rsp"] is None and sums.count:
+        numbers["rsp_reason"] = "the input or the output, blurred again, is the same everywhere"
     if level == "full":
-        share = sums.sisters_beyond_share
-        numbers[_SISTERS] = share
-        if share is None:
+        numbers[_SISTERS] = sums.sisters_beyond_share
+        if sums.sisters_beyond_share is None:
             numbers[f"{_SISTERS}_reason"] = _ALONE
             remarks.append(f"it was compared with its input only: {_ALONE}")
-        elif allowed.sisters_beyond_share is not None and share > allowed.sisters_beyond_share:
-            doubts.append(
-                f"in {share:.1%} of it another network that learnt the same (its twin or a member) "
-                f"shows something else, by more than {LIMIT:g} standard deviations: look at the "
-                f"trust map"
-            )
-    numbers |= _tell_claim(admitted, walk.view.model)
+        elif allowed.sisters_beyond_share is None:
+            remarks.append(_UNUSUAL)
+    numbers |= _tell_claim(admitted, walk)
+    for name in [name for name, value in numbers.items() if _is_no_number(value)]:
+        numbers |= {name: None, f"{name}_reason": "its grey values are beyond all reason"}
     doubts, remarks = ([f"{label}{text}" for text in each] for each in (doubts, remarks))
     return _Found(tuple(doubts), tuple(remarks), numbers)
+
+
+def _doubts_of(walk: Walk, allowed: _Allowed) -> list[str]:
+    """Say why to doubt a channel: of several planes, which."""
+    found: dict[str, list[tuple[Place, float]]] = {"contradicts": [], "off": [], "twin": []}
+    off = []
+    for place, sums in walk.planes.items():
+        share = sums.sisters_beyond_share
+        if sums.beyond_share > allowed.beyond_share:
+            found["contradicts"].append((place, sums.beyond_share))
+        elif sums.chi_square > allowed.chi_square:
+            off.append(sums.chi_square_within > allowed.chi_square)
+            found["off"].append((place, math.sqrt(sums.chi_square)))
+        if share is not None and share > (allowed.sisters_beyond_share or 1.0):
+            found["twin"].append((place, share))
+    worst = {name: max((much for _, much in each), default=0.0) for name, each in found.items()}
+    everywhere = (
+        "nearly everywhere: so it is where focus, point spread function or background are others "
+        "than in training"
+    )
+    words = {
+        "contradicts": f"blurred again, {worst['contradicts']:.1%} of it contradict the input by "
+        f"more than {LIMIT:g} standard deviations: look at the trust map",
+        "off": f"blurred again, it differs from the input by {worst['off']:.2g} times as much as "
+        f"noise explains, "
+        + (everywhere if any(off) else "by far in a few places: look at the trust map"),
+        "twin": f"in {worst['twin']:.1%} of it another network that learnt the same (its twin or a "
+        f"member) shows something else, by more than {LIMIT:g} standard deviations: look at the "
+        f"trust map",
+    }
+    return [
+        f"{_name_planes(walk, [place for place, _ in each])}{words[name]}"
+        for name, each in found.items()
+        if each
+    ]
+
+
+def _name_planes(walk: Walk, places: Sequence[Place]) -> str:
+    """Return "in 2 of 9 planes (t 3, t 7), at most: ", or nothing where there is one only."""
+    if len(walk.planes) == 1:
+        return ""
+    axes = walk.output.image.axes
+    names = [
+        " ".join(f"{axis} {n}" for axis, n in zip(axes, place, strict=False) if axis != "c")
+        for place in places[:_NAMED]
+    ]
+    more = ", and more" if len(places) > _NAMED else ""
+    return f"in {len(places)} of {len(walk.planes)} planes ({', '.join(names)}{more}), at most: "
+
+
+def _is_of_another(sums: Sums) -> bool:
+    return sums.count > 0 and sums.beyond_share > _OTHER_IMAGE
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 _SMALL = "the image is too small"
@@ -749,19 +840,31 @@ _ALONE = (
     "there was no other network to ask: the model has no members, and no twin, or one that is "
     "part of the output (fidelity)"
 )
+_UNUSUAL = (
+    "how far other networks usually are from the model was not certified, so that their share is "
+    "not judged: certify it anew on its pairs (cs.certify)"
+)
 _UNCLAIMED = "the model was certified without claims, or the output was made with a fidelity"
 
 
-def _tell_claim(admitted: Verdict, model: Model) -> dict[str, Any]:
+def _tell_claim(admitted: Verdict, walk: Walk) -> dict[str, Any]:
     """Return the resolution that is claimed of an output, or None and why."""
-    resolution_nm: float | None = None
-    reason: str | None = _UNCLAIMED
-    if "claim" in model.certificate:
-        claim = read_certificate(model, "claim", Claim.from_json)
-        resolution_nm, reason = claim.resolution_nm, claim.reason
+    certificate, sums = walk.view.model.certificate, list(walk.planes.values())
+    reason: str | None = None
     if admitted.domain == "outside":
-        resolution_nm, reason = None, "the model was not made for such an image"
+        reason = "the model was not made for such an image"
+    elif "domain" not in certificate:
+        reason = UNKNOWN
+    elif not any(each.count for each in sums):
+        reason = f"{_SMALL} to be compared with its output"
     elif admitted.numbers.get("signal") is False:
-        resolution_nm, reason = None, "the image shows nothing but noise"
-    why = {"claimed_resolution_reason": reason} if reason else {}
-    return {"claimed_resolution_nm": resolution_nm, **why}
+        reason = "the image shows nothing but noise"
+    elif any(map(_is_of_another, sums)):
+        reason = "the output contradicts the input"
+    elif "claim" not in certificate:
+        reason = _UNCLAIMED
+    if reason:
+        return {"claimed_resolution_nm": None, "claimed_resolution_reason": reason}
+    claim = read_certificate(walk.view.model, "claim", Claim.from_json)
+    why = {"claimed_resolution_reason": claim.reason} if claim.reason else {}
+    return {"claimed_resolution_nm": claim.resolution_nm, **why}

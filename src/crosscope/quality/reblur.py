@@ -30,6 +30,7 @@ HALO = 3.0  # in widths of the source's finest structure
 LIMIT = 5.0
 """A deviation of so many standard deviations is no chance: it contradicts the input."""
 _BRIGHT = 0.25  # of the brightest: where the mismatch of the blur is measured
+_FARTHEST = 1e6  # standard deviations: what is no number is so far
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +92,9 @@ class Reblurrer:
         smooth = ndimage.gaussian_filter(seen - expected, sigma, truncate=3.0)
         variance = self.noise.variance(expected) / np.float32(4 * np.pi * sigma**2)
         light = forward.mismatch * (expected - np.float32(forward.background + self.shift))
-        z = smooth / np.sqrt(variance + np.square(light))
-        return Comparison(z.astype(np.float32), seen, expected)
+        z = (smooth / np.sqrt(variance + np.square(light))).astype(np.float32)
+        np.nan_to_num(z, copy=False, nan=_FARTHEST, posinf=_FARTHEST, neginf=-_FARTHEST)
+        return Comparison(z, seen, expected)
 
     def expect(self, output: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "v u"]:
         """Return what an output means: grey values of the source, in blocks."""
@@ -110,8 +112,8 @@ class Sums:
     ----------
     count : int
         Blocks.
-    z2, beyond : float
-        Sum of z^2, and how many |z| are above `LIMIT`.
+    z2, z2_within, beyond : float
+        Sum of z^2, of all and where |z| is not above `LIMIT`; and how many are above.
     source, expected, source2, expected2, product, error2 : float
         Sums of grey values, squares and products.
     shown, sisters_beyond : int
@@ -120,6 +122,7 @@ class Sums:
 
     count: int = 0
     z2: float = 0.0
+    z2_within: float = 0.0
     beyond: int = 0
     source: float = 0.0
     expected: float = 0.0
@@ -138,6 +141,11 @@ class Sums:
     def chi_square(self) -> float:
         """Mean of z^2: 1 where input and output agree to the noise."""
         return self.z2 / self.count
+
+    @property
+    def chi_square_within(self) -> float:
+        """The same of what does not contradict the input: large where all of it is off a little."""
+        return self.z2_within / max(1, self.count - self.beyond)
 
     @property
     def beyond_share(self) -> float:
@@ -168,10 +176,12 @@ def add_up(part: Comparison, rows: slice, columns: slice) -> Sums:
     z, source, expected = (
         image[rows, columns].astype(np.float64) for image in (part.z, part.source, part.expected)
     )
+    within = np.abs(z) <= LIMIT
     return Sums(
         count=z.size,
         z2=float((z**2).sum()),
-        beyond=int((np.abs(z) > LIMIT).sum()),
+        z2_within=float((z[within] ** 2).sum()),
+        beyond=int((~within).sum()),
         source=float(source.sum()),
         expected=float(expected.sum()),
         source2=float((source**2).sum()),

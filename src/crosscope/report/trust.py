@@ -62,7 +62,9 @@ class Judged:
         known = {} if self.inside is None else {"inside_interval": self.inside}
         if self.verdict is None:
             return {"trust": None, "trust_reason": self.reason, **known}
-        found = {name: self.verdict.numbers.get(name) for name in NUMBERS}
+        numbers = self.verdict.numbers
+        found = {name: numbers.get(name) for name in NUMBERS}
+        found |= {why: numbers[why] for name in NUMBERS if (why := f"{name}_reason") in numbers}
         said = {"domain": self.verdict.domain, "verdict": self.verdict.verdict}
         trust = said | found | {"reasons": list(self.verdict.reasons)}
         return {"trust": trust, "trust_reason": None, **known}
