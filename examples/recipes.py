@@ -128,7 +128,14 @@ def take_dim(view: View, size: Size, seed: int) -> list[cs.RegisteredPair]:
 
 
 def learn(
-    view: View, size: Size, seed: int, run: Path, *, init: cs.Model | None = None, **plan: Any
+    view: View,
+    size: Size,
+    seed: int,
+    run: Path,
+    *,
+    init: cs.Model | None = None,
+    served: Sequence[cs.Image] = (),
+    **plan: Any,
 ) -> Learnt:
     """Train on one seed's pairs, with a certificate, and judge on the next's.
 
@@ -137,7 +144,7 @@ def learn(
     """
     pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=2 * seed)
     model = train(pairs + take_dim(view, size, seed), size, seed, run, init=init, **plan)
-    model = cs.certify(model, pairs, claims=size.claims)
+    model = cs.certify(model, pairs, served=served, claims=size.claims)
     return judge(model, view, size, seed)
 
 

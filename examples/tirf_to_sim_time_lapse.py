@@ -73,7 +73,7 @@ def walk(out: Path, size: Size, seed: int) -> dict[str, Any]:
     """Train both models, judge them, and follow pits."""
     figures, models = {}, {}
     for view in (PITS, FILAMENTS):
-        plan = PARTING if view is PITS else {}
+        plan = PARTING | {"served": take_lapses(size, seed)} if view is PITS else {}
         learnt = learn(view, size.of(view), seed, out / f"run-{view.sample}", **plan)
         learnt.report.save(out / f"report-{view.sample}", overwrite=True)
         figures[view.sample] = figures_of(learnt)
@@ -220,6 +220,18 @@ def draw_known(emitters: Emitters, grid: Grid) -> NDArray[Any]:
         otf=SIM,
         grid=grid,
     )
+
+
+def take_lapses(size: Size, seed: int) -> list[cs.Image]:
+    """Return frames of time-lapses: pits come and go, so that they are sparser than other fields.
+
+    The model does not learn from them, but serves them: `follow` measures it. The gate has to know.
+    """
+    lapses = cs.simulate(
+        PITS.system, sample="pits", pairs=3, size_px=size.size_px, frames=FRAMES, seed=2 * seed
+    )
+    sources = (pair.source for pair in lapses)
+    return [image.with_pixels(image.pixels[[0, FRAMES // 2, -1]]) for image in sources]
 
 
 def follow(model: cs.Model, size: Size, seed: int) -> dict[str, Any]:

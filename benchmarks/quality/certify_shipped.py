@@ -93,7 +93,10 @@ def certify(name: str, model: cs.Model) -> cs.Model:
     kept_aside, _ = take(view, pairs=KEPT_ASIDE, size_px=KEPT_ASIDE_PX, seed=KEPT_ASIDE_SEED)
     heads = cs.train_heads(model, pairs)
     heads.half().float()  # as they are stored
-    certified = cs.certify(replace(model, heads=heads), pairs)
+    served = []
+    if name == "tirf-sim-pits":
+        served = tirf_to_sim_time_lapse.take_lapses(size, SEED)
+    certified = cs.certify(replace(model, heads=heads), pairs, served=served)
     found = cs.calibrate(model, heads, kept_aside)
     certificate = {**certified.certificate, "intervals": found.to_json()}
     print(f"{name}: claims {certificate['claim']['resolution_nm']} nm, {found}")

@@ -70,7 +70,8 @@ def _refusal(kind: str, figures: Figures | None) -> str | None:
     refused, apart = figures["refused"], figures["auroc"]
     samples = {view.sample for view in VIEWS.values()}
     least = LEAST_APART_OF_KINDS if kind in samples else LEAST_APART
-    holds = refused <= MOST_REFUSED if kind == "held out" else apart >= least
+    own = kind == "held out" or kind.startswith("time-lapse")
+    holds = refused <= MOST_REFUSED if own else apart >= least
     return _bold_unless(holds, f"{refused:.0%}, {apart:.3f}")
 
 

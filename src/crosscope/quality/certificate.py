@@ -1,5 +1,6 @@
 """Model + its training pairs -> the model with its certificate: what it can be trusted with."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from crosscope.data.errors import PairError
+from crosscope.data.grids import resample
+from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
@@ -25,6 +28,7 @@ def certify(
     model: Model,
     pairs: Sequence[RegisteredPair],
     *,
+    served: Sequence[Image] = (),
     claims: bool = True,
     watch: Callable[[float], None] = lambda done: None,
 ) -> Model:
@@ -35,6 +39,11 @@ def certify(
     model : Model
     pairs : sequence of RegisteredPair
         The pairs that it was trained on, those for validation too; at least one.
+    served : sequence of Image
+        Raw images of the source that differ from the pairs', and that the model is known to serve,
+        for its outputs were compared with a target: sparse frames of a time-lapse, say, where it
+        learnt from dense fields. The gate takes them for its own. One channel, pixels as large as
+        the training's; every plane counts.
     claims : bool
         Measure "claim" and "quantities", too: 5 to 20 s of one core.
     watch : callable
@@ -65,8 +74,8 @@ def certify(
         for made, sister in zip(others, model.sisters, strict=True):
             made.append(sharpen(model, source[None], engine=ENGINE, network=sister)[0])
         watch(0.4 * (n + 1) / len(sources))
-    sizes_nm = model.source_pixel_size_nm, model.target_pixel_size_nm
-    zoom = float(np.sqrt(np.divide(*sizes_nm).prod()))
+    y, x = np.divide(model.source_pixel_size_nm, model.target_pixel_size_nm).tolist()
+    zoom = math.sqrt(y * x)
     forward = learn_forward(pairs, outputs, zoom=zoom)
     usual = [learn_usual(outputs, made, forward).to_json() for made in others]
     certificate: dict[str, Any] = {"forward": forward.to_json()}
@@ -88,7 +97,12 @@ def certify(
                 apart = [np.abs(sister.disagreement(output, other)) for sister, other in both]
                 found["sisters_beyond_share"] = float((np.max(apart, axis=0) > LIMIT).mean())
             agreement.append(found)
-    domain = learn_domain(model.generator, sources, model.source_scaling)
+    planes = [
+        resample(plane, (y, x)).astype(np.float32)
+        for image in served
+        for plane in image.pixels.reshape(-1, *image.pixels.shape[-2:])
+    ]
+    domain = learn_domain(model.generator, [*sources, *planes], model.source_scaling)
     watch(0.5)
     certificate |= {"domain": domain.to_json(), "agreement": agreement}
     if claims:
