@@ -344,3 +344,24 @@ def test_what_is_too_small_is_doubtful_and_nothing_is_made_up(
 def test_just_large_enough_is_judged(beads: cs.Model, field: cs.Image) -> None:
     found = cs.check(beads, field.with_pixels(field.pixels[:LEAST_PX, :LEAST_PX]))
     assert (found.domain, found.verdict) == ("inside", "good")
+
+
+def test_a_lapse_in_which_pits_come_and_go_is_of_the_models_kind() -> None:
+    (pair,) = cs.simulate("tirf-sim", sample="pits", pairs=1, size_px=256, frames=30, seed=5100)
+    assert cs.check(cs.Model.load("tirf-sim-pits"), pair.source).domain == "inside"
+
+
+def test_images_that_a_model_serves_are_of_its_kind(beads: cs.Model) -> None:
+    (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5101)
+    dense, sparse = pair.source.pixels, pair.source.pixels.copy()
+    sparse[:, :192] = np.median(dense)
+    learnt = cs.register(cs.RawPair(pair.name, pair.source, pair.target))
+    served = [pair.source.with_pixels(np.stack([sparse, sparse.T]), axes="tyx")]
+    plain, wider = (
+        cs.check(
+            cs.certify(beads, [learnt], claims=False, served=images),
+            pair.source.with_pixels(sparse[::-1].copy()),
+        ).numbers["distance"]
+        for images in ((), served)
+    )
+    assert wider < 0.5 * plain
