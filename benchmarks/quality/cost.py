@@ -5,9 +5,9 @@
 The same image is predicted from file to file without a check, with the fast one and with the full
 one, in turn. Asked: at most a quarter of the prediction's time for the fast one; the full one lets
 the twin predict, too. The largest memory is that of a process of its own, for each side and way;
-from 8192 px on, where images are done part by part, nothing else is measured. What was measured on
-other processors is kept: where matrices of bfloat16 have units of their own, the prediction is so
-fast that the check weighs more.
+from 8192 px on, where images are done part by part, nothing else is measured. Other sides, and what
+was measured on other processors, are kept: where matrices of bfloat16 have units of their own, the
+prediction is so fast that the check weighs more.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def main() -> None:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     known = json.loads(asked.out.read_text())["processors"] if asked.out.exists() else {}
-    known[machine["processor"]] = {"machine": machine, "rounds": asked.rounds, "sides": found}
+    sides = known.get(machine["processor"], {}).get("sides", {}) | found
+    known[machine["processor"]] = {"machine": machine, "rounds": asked.rounds, "sides": sides}
     asked.out.write_text(json.dumps({"processors": known}, indent=1) + "\n")
 
 

@@ -247,7 +247,10 @@ def cost(processors: Figures) -> list[str]:
             processor,
             side,
             *(_told(each.get(name), ".2f") for name in ("predict_cpu_s", "check_cpu_s")),
-            *(_most(each[name], MOST_COST, ".0%") for name in ("share_cpu", "share_wall")),
+            *(
+                each.get(name) and _most(each[name], MOST_COST, ".0%")
+                for name in ("share_cpu", "share_wall")
+            ),
             _told(each.get("check_full_cpu_s"), ".2f"),
             *(_told(each.get(name), ".0%") for name in ("share_full_cpu", "share_full_wall")),
             *(_told(each.get("peak_mib", {}).get(way), ".0f") for way in ("without", "with")),
