@@ -397,7 +397,7 @@ def _measure(
 
 def _scale(crops: Num[np.ndarray, "*shape"], scaling: Scaling) -> Float32[np.ndarray, "*shape"]:
     """Return crops as the network is given them; those beyond all reason no brighter than that."""
-    brightest = float(max(abs(crops.max()), abs(crops.min()))) / scaling.scale
+    brightest = max(float(crops.max()), -float(crops.min())) / scaling.scale
     return scaling.apply(crops * (_BRIGHTEST / brightest) if brightest > _BRIGHTEST else crops)
 
 
