@@ -602,19 +602,23 @@ def check(
     fidelity: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="That it was predicted with; else as OUTPUT.json says, or 0."
+            min=0, max=1, help="That it was predicted with; else, as all this, as OUTPUT.json says."
         ),
     ] = None,
     level: Annotated[
         Literal["fast", "full"], typer.Option(help="full: by its twin and members, too.")
     ] = "fast",
     map_: Annotated[
-        Path | None, typer.Option("--map", help="Write the trust map of the output, a TIFF.")
+        Path | None,
+        typer.Option(
+            "--map", help="Write the trust map of the output; of a folder a folder of them."
+        ),
     ] = None,
     objects: Annotated[
         Path | None,
         typer.Option(
-            help="Write its objects, how near they lie and which networks show them: CSV."
+            help="Write its objects as CSV, how near they lie and which networks show them; of a "
+            "folder a folder."
         ),
     ] = None,
     overwrite: Overwrite = False,
