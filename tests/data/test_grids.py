@@ -4,10 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crosscope.data.grids import Axis, resample, resample_part, resample_within, zoomed_shape
+from crosscope.data.grids import (
+    Axis,
+    is_same_grid,
+    resample,
+    resample_part,
+    resample_within,
+    zoomed_shape,
+)
 
 PLANE = np.random.default_rng(0).random((13, 17)).astype(np.float32)
 zooms = st.floats(0.3, 4)
@@ -35,6 +42,7 @@ def test_the_corner_is_kept_and_the_size_is_the_zoom_times_it(zoom: float) -> No
 
 
 @given(st.floats(0.5, 4))
+@example(1.0000725813080413)
 def test_a_ramp_stays_a_ramp_of_pixel_centres_away_from_the_border(zoom: float) -> None:
     ramp = np.arange(40.0)[:, None] + np.zeros(8)
     resampled = resample(ramp, (zoom, 1.0))[:, 4]
@@ -42,7 +50,10 @@ def test_a_ramp_stays_a_ramp_of_pixel_centres_away_from_the_border(zoom: float) 
     centres = (np.arange(len(resampled)) + 0.5) / zoom - 0.5
     inner = (centres > 5) & (centres < 34)
     # thinned out, the widened kernel's weights have no exact first moment
-    assert resampled[inner] == pytest.approx(centres[inner], abs=1e-9 if zoom >= 1 else 0.1)
+    within = 1e-9 if zoom >= 1 else 0.1
+    if is_same_grid((zoom, 1.0)):  # nothing is resampled: off by 1e-4 of 40 px
+        within = 4e-3
+    assert resampled[inner] == pytest.approx(centres[inner], abs=within)
 
 
 def test_double_size_has_two_new_pixels_a_quarter_to_each_side_of_an_old_one() -> None:
