@@ -8,6 +8,7 @@ as far as light from beyond it shines in, nothing can be said, and the map is 0.
 import functools
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -234,8 +235,7 @@ def check(
     elif trust:
         write_map(walks, trust, overwrite=overwrite, watch=watch)
     else:
-        for _ in inspect_parts(walks, shape, watch):
-            pass  # the sums are what is wanted
+        deque(inspect_parts(walks, shape, watch), maxlen=0)  # the sums alone are wanted
     found = conclude(admitted, walks, level=level, doubts=doubts)
     if any(_is_of_another(sums) for walk in walks for sums in walk.planes.values()):
         found = replace(found, reasons=(*found.reasons, _ANOTHER))
