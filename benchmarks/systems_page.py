@@ -206,7 +206,13 @@ def curve(figures: Figures) -> list[str]:
     return table(["fields learnt from", "PSNR, dB", "SSIM"], rows)
 
 
-FLICKERS = {"truth": "truth", "target": "target", "known": "known place", "output": "output"}
+LAPSES = {
+    "truth": "truth",
+    "target": "target",
+    "known": "known place",
+    "frame by frame": "output, frame by frame",
+    "rolling average": "output, rolling average",
+}
 
 
 def close(figures: Figures) -> list[str]:
@@ -222,15 +228,13 @@ def close(figures: Figures) -> list[str]:
 
 def lapse(figures: Figures) -> list[str]:
     """Return how well lone pits are followed."""
-    row = [
-        figures["pits"],
-        at(figures, "correlation", ".4f"),
-        at(figures, "correlation_low", ".4f"),
-        *(at(figures, f"flicker_{image}", ".4f") for image in FLICKERS),
+    columns = ("flicker", "correlation", "correlation_low")
+    rows = [
+        [title, *(at(figures, f"{image}.{key}", ".4f") for key in columns)]
+        for image, title in LAPSES.items()
     ]
-    head = ["pits", "correlation, median", "5th percentile"]
-    head += [f"flicker, {image}" for image in FLICKERS.values()]
-    return table(head, [row])
+    head = [f"{figures['pits']} pits", "flicker", "correlation, median", "5th percentile"]
+    return table(head, rows)
 
 
 def ablation(jobs: Mapping[str, Figures]) -> list[str]:

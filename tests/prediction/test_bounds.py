@@ -263,6 +263,7 @@ def test_what_cannot_have_intervals_is_told_before_anything_is_predicted(
         (replace(good, heads=None), PLAN, ModelError, "lost the heads"),
         ({"a": good, "b": make_lively()}, PLAN, ModelError, "^b: has no intervals"),
         (good, replace(PLAN, fidelity=0.5), InputError, r"fidelity is 0\.5.*Leave --fidelity"),
+        (good, replace(PLAN, rolling_average=0.1), InputError, r"rolling-average is 0\.1.*Leave"),
         (good, replace(PLAN, engine="openvino"), InputError, "engine torch, and openvino"),
         (good, replace(PLAN, precision="bfloat16"), InputError, "float32, and bfloat16"),
     ):

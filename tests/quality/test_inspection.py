@@ -442,6 +442,28 @@ def test_a_lapse_of_two_grids_is_judged_frame_by_frame() -> None:
     assert found.verdict == "good"
 
 
+@pytest.mark.parametrize("level", ["fast", "full"])
+def test_a_rolling_average_is_judged_as_one_and_doubted_where_frames_differ(level: str) -> None:
+    model = cs.Model.load("tirf-sim-pits")
+    (slow,) = cs.simulate("tirf-sim", pairs=1, size_px=256, frames=4, seed=5100)
+    fast = [pair.source.pixels for pair in cs.simulate("tirf-sim", pairs=3, size_px=256, seed=5100)]
+    found = {}
+    for name, image, weight in (
+        ("slow", slow.source, 0.1),
+        ("fast", slow.source.with_pixels(np.stack(fast), axes="tyx"), 0.1),
+        ("fast alone", slow.source.with_pixels(np.stack(fast), axes="tyx"), None),
+    ):
+        plan = replace(PLAN, rolling_average=weight)
+        output = cs.predict(model, image, plan=plan)
+        found[name] = cs.check(model, image, output, plan=plan, level=level)
+    assert found["slow"].verdict == found["fast alone"].verdict == "good"
+    assert found["fast"].verdict == "doubtful"
+    assert found["fast"].numbers["beyond_share"] > 10 * found["slow"].numbers["beyond_share"]
+    if level == "full":  # the twin is averaged, too
+        shares = [found[name].numbers["sisters_beyond_share"] for name in ("fast alone", "fast")]
+        assert shares[1] < 2 * shares[0] + 1e-3
+
+
 def test_a_model_is_certified_on_its_pairs(beads: cs.Model) -> None:
     assert beads.plan["seed"] is not None
     with pytest.raises(cs.PairError, match="no pairs"):

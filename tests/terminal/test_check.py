@@ -119,6 +119,31 @@ def said_in(path: Path) -> str:
     return str(image.findtext("{*}Description") or "")
 
 
+def test_a_rolling_average_is_checked_as_its_sidecar_says(
+    crosscope: Crosscope, tmp_path: Path
+) -> None:
+    lapse, out = tmp_path / "lapse.tif", tmp_path / "sharp.tif"
+    (pair,) = cs.simulate("tirf-sim", pairs=1, size_px=256, frames=3, seed=5100)
+    cs.write_image(pair.source, lapse)
+    asked = (*QUICK, "--rolling-average", "0.1")
+    made = crosscope("predict", "tirf-sim-pits", lapse, out, *asked, "--json")
+    assert made.code == 0, made.err
+    (entry,) = made.json["outputs"]
+    assert entry["verdict"] == "good"
+    checked = crosscope("check", "tirf-sim-pits", lapse, out, "--json")
+    assert checked.code == 0, checked.err
+    assert checked.json["rolling_average"] == 0.1
+    assert "it was predicted with --rolling-average 0.1, says its sidecar" in " ".join(
+        checked.json["reasons"]
+    )
+    assert checked.json["quality"]["chi_square"] == entry["quality"]["chi_square"]
+    other = crosscope("check", "tirf-sim-pits", lapse, out, "--rolling-average", "0", "--json")
+    assert other.json["rolling_average"] == 0
+    refused = crosscope("check", "tirf-sim-pits", lapse, out, "--rolling-average", "0.5")
+    assert refused.code == 2
+    assert "must be between 0 and 1/3" in refused.err
+
+
 def test_an_output_is_checked_as_its_sidecar_says(
     crosscope: Crosscope, fields: Path, tmp_path: Path
 ) -> None:

@@ -28,7 +28,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "pixel size": (*TORCH, "--pixel-size-nm", "33.3"),
     "openvino": ("--engine", "openvino"),
     "slide": (*TORCH, "--tile-px", "70"),
+    "rolling average": (*TORCH, "--rolling-average", "0.1"),
 }
+OWN = {"channel": "channels.tif", "rolling average": "lapse.tif"}
+"""What is not made of the image that is larger than a tile."""
 RERUN = """
 import json, sys
 from pathlib import Path
@@ -43,7 +46,7 @@ for sidecar in map(Path, sys.argv[2:]):
 
 
 def write_inputs(image: Path, folder: Path) -> dict[str, Path]:
-    """Write the image larger than a tile, and as one channel of two."""
+    """Write the image larger than a tile, as one channel of two, and as frames."""
     read = cs.read_image(image)
     large = read.with_pixels(np.tile(read.pixels, (2, 1)))
     cs.write_image(large, folder / "large.tif")
@@ -52,15 +55,16 @@ def write_inputs(image: Path, folder: Path) -> dict[str, Path]:
         np.stack([read.pixels // 2, read.pixels]), "cyx", (30.0, 30.0), channels=channels
     )
     cs.write_image(both, folder / "channels.tif")
-    return {"channel": folder / "channels.tif"} | dict.fromkeys(
-        [name for name in OPTIONS if name != "channel"], folder / "large.tif"
-    )
+    frames = np.stack([read.pixels, read.pixels[::-1], read.pixels])
+    cs.write_image(read.with_pixels(frames, axes="tyx"), folder / "lapse.tif")
+    return {name: folder / OWN.get(name, "large.tif") for name in OPTIONS}
 
 
 def pixels_of(path: Path) -> np.ndarray:
     with cs.open_slide(path) as slide:
-        whole = (slice(0, n) for n in slide.image.pixels.shape)
-        return slide.read((), *whole)
+        shape = slide.image.pixels.shape
+        whole = [slice(0, n) for n in shape[-2:]]
+        return np.stack([slide.read(place, *whole) for place in np.ndindex(*shape[:-2])])
 
 
 def test_the_same_pixels_in_a_new_process(crosscope: Crosscope, walk: Any, tmp_path: Path) -> None:
@@ -79,6 +83,7 @@ def test_the_same_pixels_in_a_new_process(crosscope: Crosscope, walk: Any, tmp_p
         assert entry["device"]["processor"]
     assert plans["fidelity"]["fidelity"] == 0.3
     assert plans["offset"]["offset"] == 80.1
+    assert plans["rolling average"]["rolling_average"] == 0.1
     assert plans["channel"]["channel"] == "FITC"
     assert plans["pixel size"]["pixel_size_nm"] == 33.3
     assert plans["slide"]["tile_px"] == 80

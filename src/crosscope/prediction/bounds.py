@@ -133,7 +133,8 @@ def plan_bounds(plan: PredictionPlan) -> PredictionPlan:
     Raises
     ------
     InputError
-        Another engine or precision is asked for, or a fidelity: nothing was calibrated for those.
+        Another engine or precision is asked for, a fidelity, or a rolling average: nothing was
+        calibrated for those.
     """
     for name, asked, calibrated in (
         ("engine", plan.engine, ENGINE),
@@ -145,6 +146,9 @@ def plan_bounds(plan: PredictionPlan) -> PredictionPlan:
     if plan.fidelity:
         reason = f"hold for the adversarial model only, and --fidelity is {plan.fidelity:g}"
         raise InputError("intervals", reason, "Leave --fidelity out, or the intervals")
+    if plan.rolling_average:
+        reason = f"hold for single frames only, and --rolling-average is {plan.rolling_average:g}"
+        raise InputError("intervals", reason, "Leave --rolling-average out, or the intervals")
     return replace(plan, engine=ENGINE, precision=PRECISION)
 
 
@@ -189,7 +193,8 @@ def predict_interval(model: Model, image: Image, *, plan: PredictionPlan | None 
         The model has no intervals, or they could not be calibrated: bounds are not given then, for
         once they are saved nobody could tell them from such as hold.
     InputError
-        The plan asks for an engine, a precision or a fidelity that they do not hold for.
+        The plan asks for an engine, a precision, a fidelity or a rolling average that they do not
+        hold for.
     ImageError, DomainError
         As `predict`.
     """

@@ -54,7 +54,7 @@ from crosscope.prediction.images import (
     predict,
     predict_channels,
     settle,
-    tell_twinless,
+    tell_idle,
 )
 from crosscope.prediction.slides import VERSION, Made, Run, predict_slide
 from crosscope.prediction.tiling import TILE_PX
@@ -382,7 +382,7 @@ def _predict_file(
                 )
     domain = judged.domain if inspector else made.fit.domain
     libraries = dict.fromkeys(("torch", made.plan.settled.backend))
-    remarks = made.remarks + tell_twinless(models, plan)
+    remarks = made.remarks + tell_idle(models, made.image, plan)
     if bounds and domain in ("near", "outside"):
         remarks += ("its intervals may not hold: they were calibrated on other images",)
     if made.composite:

@@ -16,6 +16,7 @@ from crosscope.model.choice import BACKENDS, settle_engine
 from crosscope.model.dial import blend
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
+from crosscope.prediction.frames import MOST, roll
 from crosscope.prediction.tiling import TILE_PX, sharpen
 
 SAME_PIXEL = 0.02  # relative difference of pixel sizes up to which an image is used as it is ...
@@ -67,6 +68,8 @@ class PredictionPlan:
         Use the model for pixel sizes that it was not made for.
     fidelity : float
         From the adversarial model, 0, to its regression twin, 1: see `model.dial`.
+    rolling_average : float or None
+        Weight of the frame before, and of that after, in each of a time-lapse: see `frames`.
     """
 
     channel: str | None = None
@@ -79,13 +82,15 @@ class PredictionPlan:
     exact: bool = False
     force: bool = False
     fidelity: float = 0.0
+    rolling_average: float | None = None
 
     def __post_init__(self) -> None:
-        size_nm, offset = self.pixel_size_nm, self.offset
+        size_nm, offset, weight = self.pixel_size_nm, self.offset, self.rolling_average
         rules = {
             "pixel_size_nm must be above 0": size_nm is None or 0 < size_nm < math.inf,
             "offset must be finite": offset is None or math.isfinite(offset),
             "fidelity must be between 0 and 1": 0 <= self.fidelity <= 1,
+            "rolling_average must be between 0 and 1/3": weight is None or 0 <= weight <= MOST,
             "tile_px must be at least 1": self.tile_px >= 1,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
             "precision must be float32 or bfloat16": self.precision
@@ -163,6 +168,8 @@ def predict(
         watch=watch,
     )
     pixels = sharp.reshape(*image.pixels.shape[:-2], *sharp.shape[-2:])
+    if plan.rolling_average and image.axes.startswith("t"):
+        pixels = roll(pixels, plan.rolling_average)
     return image.with_pixels(pixels, pixel_size_nm=fit.pixel_size_nm)
 
 
@@ -280,20 +287,27 @@ def find_empty(image: Image) -> tuple[str, ...]:
     return tell_empty(limits, image.axes)
 
 
-def tell_twinless(models: Mapping[str, Model] | Model, plan: PredictionPlan) -> tuple[str, ...]:
-    """Say it where a fidelity is asked of a model that has no twin: it is predicted all the same.
+def tell_idle(
+    models: Mapping[str, Model] | Model, image: Image, plan: PredictionPlan
+) -> tuple[str, ...]:
+    """Say what is asked for and changes nothing: it is predicted all the same.
 
     Returns
     -------
     tuple of str
-        One sentence a model, or none.
+        One sentence for a fidelity and each model that has no twin, one for a rolling average and
+        an image that is no time-lapse; or none.
     """
     named = {"the model": models} if isinstance(models, Model) else models
-    return tuple(
+    idle = [
         f"{name} has no twin, so that --fidelity {plan.fidelity:g} changes nothing"
         for name, model in named.items()
         if plan.fidelity and model.twin is None
-    )
+    ]
+    if plan.rolling_average and not image.axes.startswith("t"):
+        asked = f"--rolling-average {plan.rolling_average:g}"
+        idle.append(f"it is no time-lapse (axes {image.axes}), so that {asked} changes nothing")
+    return tuple(idle)
 
 
 def tell_empty(limits: Num[np.ndarray, "2 *planes"], axes: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -46,6 +46,7 @@ from crosscope.data.slides import (
 from crosscope.model.dial import blend
 from crosscope.model.model import Model
 from crosscope.prediction.composite import MOST_PX, Composite, draw_composite
+from crosscope.prediction.frames import average, planes_near
 from crosscope.prediction.images import (
     Fit,
     PredictionPlan,
@@ -123,6 +124,8 @@ class Workshop:
     canvas : Canvas
     sharpeners, zooms : tuples
         One for each channel of the output: the model at work, and target px per source px.
+    made : dict
+        The frames that the last part was made from: a rolling average needs two of them again.
     """
 
     job: Job
@@ -130,8 +133,17 @@ class Workshop:
     canvas: Canvas
     sharpeners: tuple[Sharpener, ...]
     zooms: tuple[tuple[float, float], ...]
+    made: dict["_Frame", Float32[np.ndarray, "y x"]] = field(default_factory=dict)
+
+    def frames_of(self, part: Part) -> list[Part]:
+        """Return what a part is made from: itself, or its rolling average's three."""
+        weight, frames = self.job.plan.rolling_average, self.canvas.levels[0].shape[0]
+        places = planes_near(part.place, self.job.axes, frames, weight)
+        return [replace(part, place=place) for place in places]
 
 
+_Frame = tuple[Place, int, int]
+"""Of a part: its plane, and its corner."""
 Models = tuple[Model, ...]
 Run = Callable[[Job, Models, Sequence[Part], Callable[[float], None]], None]
 """Does parts of one level, and tells the share done."""
@@ -223,6 +235,8 @@ def predict_slide(
         before = 0.0
         for level in range(len(canvas.levels)):
             parts = [part for part in list_parts(canvas, level) if not is_written(canvas, part)]
+            if plan.rolling_average:  # frame by frame of a place: each is predicted once
+                parts.sort(key=lambda p: (p.y.start, p.x.start, p.place[1:], p.place))
             after = 1 - _REDUCING / 4**level
             if parts:
                 tell = _within(watch, before, after)
@@ -272,9 +286,9 @@ def run_here(
         reading = [reader.submit(read_part, workshop, part) for part in parts[:1]]
         writing: list[Future[None]] = []
         for n, part in enumerate(parts):
-            block = reading.pop().result()
+            blocks = reading.pop().result()
             reading += [reader.submit(read_part, workshop, after) for after in parts[n + 1 : n + 2]]
-            made = sharpen_part(workshop, part, block)
+            made = sharpen_part(workshop, part, blocks)
             if writing:
                 writing.pop().result()
             writing.append(writer.submit(write_part, workshop.canvas, part, made))
@@ -289,8 +303,8 @@ def do_part(job: Job, models: Models, part: Part) -> None:
     if part.level:
         reduce_part(workshop.canvas, part)
         return
-    block = read_part(workshop, part)
-    write_part(workshop.canvas, part, sharpen_part(workshop, part, block))
+    blocks = read_part(workshop, part)
+    write_part(workshop.canvas, part, sharpen_part(workshop, part, blocks))
 
 
 def open_workshop(job: Job, models: Models) -> Workshop:
@@ -339,8 +353,27 @@ class Block:
         ]
 
 
-def read_part(workshop: Workshop, part: Part) -> Block:
-    """Read what a part is made from, its halo too; raise ImageError where that is not finite."""
+def read_part(workshop: Workshop, part: Part) -> list[Block]:
+    """Read what a part is made from, a block a frame; raise ImageError where one is not finite."""
+    return [_read_frame(workshop, frame) for frame in workshop.frames_of(part)]
+
+
+def sharpen_part(
+    workshop: Workshop, part: Part, blocks: Sequence[Block]
+) -> Float32[np.ndarray, "y x"]:
+    """Predict a part from what was read for it."""
+    frames = workshop.frames_of(part)
+    made: dict[_Frame, Float32[np.ndarray, "y x"]] = {}
+    names = [(frame.place, frame.y.start, frame.x.start) for frame in frames]
+    for name, frame, block in zip(names, frames, blocks, strict=True):
+        known = made.get(name, workshop.made.get(name))
+        made[name] = _sharpen_frame(workshop, frame, block) if known is None else known
+    workshop.made.clear()
+    workshop.made.update(made)
+    return average([made[name] for name in names], workshop.job.plan.rolling_average)
+
+
+def _read_frame(workshop: Workshop, part: Part) -> Block:
     at = dict(zip(workshop.job.axes[:-2], part.place, strict=True))
     which = at.get("c", 0)
     at["c"] = workshop.job.channels[which]
@@ -370,8 +403,7 @@ def read_part(workshop: Workshop, part: Part) -> Block:
     return Block(pixels[None], rows.start, columns.start)
 
 
-def sharpen_part(workshop: Workshop, part: Part, block: Block) -> Float32[np.ndarray, "y x"]:
-    """Predict a part from what was read for it."""
+def _sharpen_frame(workshop: Workshop, part: Part, block: Block) -> Float32[np.ndarray, "y x"]:
     which = dict(zip(workshop.job.axes[:-2], part.place, strict=True)).get("c", 0)
     sharpener, shape = workshop.sharpeners[which], workshop.canvas.levels[0].shape[-2:]
     y, x = (

@@ -17,8 +17,8 @@ from crosscope.prediction.images import PredictionPlan
 from crosscope.quality.inspection import check
 from crosscope.quality.support import Support, count_support
 
-_NUMBERS = ("offset", "pixel_size_nm", "fidelity")
-_PLANNED = ("channel", "offset", "pixel_size_nm")
+_NUMBERS = ("offset", "pixel_size_nm", "rolling_average", "fidelity")
+_PLANNED = ("channel", "offset", "pixel_size_nm", "rolling_average")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class Checked:
             "verdict": self.verdict.verdict,
             "reasons": list(self.verdict.reasons),
             "fidelity": self.plan.fidelity,
+            "rolling_average": self.plan.rolling_average or 0.0,
             "quality": dict(self.verdict.numbers),
         }
         if self.support:
@@ -108,8 +109,8 @@ def check_files(
     output : Path, optional
         Of a folder the folder that `predict_files` wrote: the output of a.png is a.tif in it.
     plan : PredictionPlan
-        As it was predicted with; channel, offset and pixel size that it leaves open are those that
-        the output's sidecar says. Its fidelity does not count ...
+        As it was predicted with; channel, offset, pixel size and rolling average that it leaves
+        open are those that the output's sidecar says. Its fidelity does not count ...
     fidelity : float, optional
         ... but this one; else as the sidecar says, or 0.
     level : "fast" or "full"
@@ -258,7 +259,8 @@ def read_sidecar(output: Path) -> Sidecar:
                     plan: dict[str, Any] = {
                         name: float(value)
                         for name in _NUMBERS
-                        if (value := known.get(name)) is not None and (value or name != "fidelity")
+                        if (value := known.get(name)) is not None
+                        and (value or name in ("offset", "pixel_size_nm"))
                     }
                     if known.get("channel"):
                         plan["channel"] = str(known["channel"])

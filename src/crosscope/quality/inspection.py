@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Float32, Num, UInt8
 from torch import nn
 
 from crosscope.data.errors import DomainError, InputError, ModelError
@@ -42,6 +42,7 @@ from crosscope.model.dial import blend
 from crosscope.model.engine import Engine
 from crosscope.model.model import Model
 from crosscope.prediction.files import Models, Verdict
+from crosscope.prediction.frames import average, planes_near
 from crosscope.prediction.images import (
     SAME_PIXEL,
     PredictionPlan,
@@ -345,6 +346,8 @@ class View:
         Named before a reason where there are several.
     same_pixels : bool
         Whether its pixels are as wide as those that the model was made for.
+    rolling_average : float or None
+        By which its frames were predicted.
     """
 
     model: Model
@@ -354,6 +357,7 @@ class View:
     scaling: Scaling
     label: str
     same_pixels: bool = True
+    rolling_average: float | None = None
 
     @property
     def places(self) -> list[Place]:
@@ -378,6 +382,14 @@ class View:
             x,
         )
 
+    def average(
+        self, place: Place, make: Callable[[Place], Float32[np.ndarray, "y x"]]
+    ) -> Float32[np.ndarray, "y x"]:
+        """Make a plane as it was predicted: of a rolling average by its three frames."""
+        image, weight = self.slide.image, self.rolling_average
+        near = planes_near(place, image.axes, image.pixels.shape[0], weight)
+        return average([make(each) for each in near], weight)
+
 
 def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]:
     """Return the channels that are predicted, in the order of the output's."""
@@ -389,8 +401,18 @@ def open_views(models: Models, slide: Slide, plan: PredictionPlan) -> list[View]
             channel = index_of_channel(slide.image, chosen)
         fit = fit_pixels(model, chosen, force=True)
         label = "" if isinstance(models, Model) else f"{name}: "
-        scaling, same = plan.scaling(model), fit.domain is None
-        views.append(View(model, slide, channel, fit.zoom, scaling, label, same))
+        views.append(
+            View(
+                model,
+                slide,
+                channel,
+                fit.zoom,
+                plan.scaling(model),
+                label,
+                same_pixels=fit.domain is None,
+                rolling_average=plan.rolling_average,
+            )
+        )
     return views
 
 
@@ -560,10 +582,12 @@ class Walk:
             make_tile(s.start - s.start % stride, min(s.stop + -s.stop % stride, n), n, sharpener)
             for s, n in zip(wide, self.view.shape, strict=True)
         ]
-        place = self.place_of(part.place)
-        other = sharpen_tile(
-            sharpener, lambda y, x: self.view.read(place, y, x)[None], self.view.shape, *tiles
-        )[0]
+        other = self.view.average(
+            self.place_of(part.place),
+            lambda near: sharpen_tile(
+                sharpener, lambda y, x: self.view.read(near, y, x)[None], self.view.shape, *tiles
+            )[0],
+        )
         y, x = (slice(w.start - r.start, w.stop - r.start) for w, r in zip(wide, read, strict=True))
         top, left = (s.start % stride for s in wide)
         height, width = made[y, x].shape

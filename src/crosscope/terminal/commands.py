@@ -43,6 +43,10 @@ PixelSize = Annotated[
     float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
 ]
 Offset = Annotated[float | None, typer.Option(help="Grey level of zero light; else the model's.")]
+RollingAverage = Annotated[
+    float | None,
+    typer.Option(help="Of a time-lapse: weight of the frame before, and of that after, 0 to 1/3."),
+]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -509,6 +513,7 @@ def predict(
         float,
         typer.Option(min=0, max=1, help="From the adversarial model, 0, to its twin, 1."),
     ] = 0.0,
+    rolling_average: RollingAverage = None,
     intervals: Annotated[
         bool,
         typer.Option("--intervals", help="Write bounds of every pixel, too: see calibrate."),
@@ -548,6 +553,7 @@ def predict(
         exact=exact,
         force=force,
         fidelity=fidelity,
+        rolling_average=rolling_average,
     )
     loaded = _load(model)
     spread = cs.connect(dask, workers=workers) if dask or workers else nullcontext()
@@ -605,6 +611,7 @@ def check(
             min=0, max=1, help="That it was predicted with; else, as all this, as OUTPUT.json says."
         ),
     ] = None,
+    rolling_average: RollingAverage = None,
     level: Annotated[
         Literal["fast", "full"], typer.Option(help="full: by its twin and members, too.")
     ] = "fast",
@@ -639,7 +646,12 @@ def check(
             _load(model),
             image,
             output,
-            plan=cs.PredictionPlan(channel=channel, pixel_size_nm=pixel_size_nm, offset=offset),
+            plan=cs.PredictionPlan(
+                channel=channel,
+                pixel_size_nm=pixel_size_nm,
+                offset=offset,
+                rolling_average=rolling_average,
+            ),
             fidelity=fidelity,
             level=level,
             trust=map_,
