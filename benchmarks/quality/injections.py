@@ -2,11 +2,13 @@
 
     python benchmarks/quality/injections.py [NAME ...] [--seeds 3] [--fields 8]
 
-T1 and T2; models that are not named keep their figures. In outputs of two models that come with the
-program, and of one trained here for some minutes, isolated objects are changed: one is added beside
-them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
+T1 and T2; models that are not named keep their figures. In outputs of the models of spots that come
+with the program, and of one trained here for some minutes, isolated objects are changed: one is
+added beside them (a quarter of their light), they are deleted, moved by 0.35 of the source's width,
 made 1.5 times as bright, split in two half of that width apart; and close pairs, 0.3 to 0.7 of it
-apart, are merged into one. What is moved, split or merged keeps its light. Score: the largest value
+apart, are merged into one. What is moved, split or merged keeps its light. Of models of other
+samples the light about bright places of the structure is changed in the same ways, but for pairs:
+what a Gaussian window as wide as the source's blur cuts out of it. Score: the largest value
 of the trust map near the place, before it is rounded; places that a change near them may reach
 don't count as unchanged. "re-blur" is the fast check, also with a point spread function that is
 known to 10 % only, "combined" the full one, with the twin; "SQUIRREL" the plain difference of the
@@ -14,6 +16,7 @@ output blurred by the same width. Sham: nothing is changed, some places against 
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,10 +38,12 @@ from crosscope.quality.inspection import read_usual
 from crosscope.quality.reblur import LIMIT, make_reblurrer
 
 FRESH = "beads, trained here"
+SPOTS = ("beads", "pits")
 MODELS = {
     "confocal-sted-beads": ("confocal-sted-beads", 24),
     "tirf-sim-pits": ("tirf-sim-pits", 120),
     FRESH: ("confocal-sted-beads", 24),
+    **{name: (name, 0) for name, view in VIEWS.items() if view.sample not in SPOTS},
 }
 """The view of each, and how many fields of each seed are looked at for pairs, which are rare."""
 SIZE_PX, TRAINED_ON, STEPS = 512, 2000, 1500
@@ -46,7 +51,9 @@ ENGINE = Engine(1, "float32")
 ADDED, BRIGHTER, MOVED, APART = 0.25, 1.5, 0.35, 0.5
 PAIRED = (0.3, 0.7)
 BEYOND = 3.0  # source widths from a change on: unchanged
-KINDS = ("sham", "added", "deleted", "moved", "brighter", "split", "merged")
+OF_STRUCTURES = ("sham", "added", "deleted", "moved", "brighter")
+KINDS = (*OF_STRUCTURES, "split", "merged")
+BRIGHT, BRIGHTEST = 0.3, 99.5  # of the rise to this percentile: a bright place of a structure
 WRONG_PSF = {"PSF known": 1.0, "PSF 10 % too wide": 1.1, "PSF 10 % too narrow": 0.9}
 Grey = np.ndarray[Any, Any]
 
@@ -60,15 +67,17 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.names:
         view, pair_fields = MODELS[name]
+        spots = VIEWS[view].sample in SPOTS
         model = train_fresh() if name == FRESH else cs.Model.load(name)
         scores: dict[str, dict[str, dict[str, list[float]]]] = {}
         for seed in SEEDS[: asked.seeds]:
-            for n, pair in enumerate(
-                simulate(VIEWS[view], fields=pair_fields, size_px=SIZE_PX, seed=seed)
-            ):
+            fields = max(pair_fields, asked.fields)
+            pairs = simulate(VIEWS[view], fields=fields, size_px=SIZE_PX, seed=seed)
+            for n, pair in enumerate(pairs):
                 rng = np.random.default_rng([seed, n])
-                chosen = KINDS if n < asked.fields else ("merged",)
-                score_field(model, pair.source, scores, rng, chosen)
+                every = KINDS if spots else OF_STRUCTURES
+                chosen = every if n < asked.fields else ("merged",)
+                score_field(model, pair.source, scores, rng, chosen, spots=spots)
         found = {method: summarise(kinds) for method, kinds in scores.items()}
         for method, kinds in found.items():
             print(name, method, {kind: each["auroc"] for kind, each in kinds.items()}, flush=True)
@@ -87,7 +96,9 @@ def score_field(
     image: cs.Image,
     scores: dict[str, Any],
     rng: Any,
-    kinds: tuple[str, ...] = KINDS,
+    kinds: Sequence[str],
+    *,
+    spots: bool,
 ) -> None:
     """Change every third object of an output, or every pair, and score all places."""
     zoom = model.source_pixel_size_nm[0] / model.target_pixel_size_nm[0]
@@ -98,8 +109,10 @@ def score_field(
         twin = sharpen(model, source[None], engine=ENGINE, network=model.twin)[0]
     forward = Forward.from_json(model.certificate["forward"])
     width_px = forward.source_fwhm_px
-    places = {kind: isolated_places(output, forward)[:, None] for kind in KINDS}
-    places["merged"] = paired_places(output, forward)
+    alone = isolated_places(output, forward) if spots else bright_places(output, forward)
+    places = dict.fromkeys(KINDS, alone[:, None])
+    if "merged" in kinds:
+        places["merged"] = paired_places(output, forward)
     for kind in kinds:
         every = 1 if kind == "merged" else 3
         order = rng.permutation(len(places[kind]))
@@ -109,7 +122,7 @@ def score_field(
             if i % every:  # these stay as they are
                 others.append(objects.mean(axis=0))
             else:
-                touched.append(change(changed, objects, kind, forward, rng))
+                touched.append(change(changed, objects, kind, forward, rng, spots=spots))
         for method, score in methods(model, forward, source, changed, twin).items():
             near = round(width_px)
             kept = scores.setdefault(method, {}).setdefault(kind, {"with": [], "without": []})
@@ -157,6 +170,17 @@ def cut_out(output: Grey, at: Grey, forward: Forward) -> Grey:
     return light
 
 
+def cut_window(output: Grey, at: Grey, forward: Forward) -> Grey:
+    """Take what a Gaussian window about a pixel shows out of an output, in place; return it."""
+    radius_px = round(forward.source_fwhm_px)
+    window = tuple(slice(n - radius_px, n + radius_px + 1) for n in at)
+    line = np.exp(-0.5 * (np.arange(-radius_px, radius_px + 1) / _sigma(forward)) ** 2)
+    level = np.float32(np.percentile(output, 5))
+    light = np.maximum(output[window] - level, 0) * np.outer(line, line).astype(np.float32)
+    output[window] -= light
+    return light
+
+
 def put_in(output: Grey, light: Grey, centre: Grey) -> None:
     """Add light about a place between the pixels; nothing of it is lost."""
     pixel = np.rint(centre).astype(int)
@@ -170,6 +194,20 @@ def isolated_places(output: Grey, forward: Forward) -> Grey:
     distance_px = 2.5 * forward.source_fwhm_px
     places = places_of(output.astype(np.float64), forward.target_fwhm_px, distance_px)
     return places[inside(places, output, forward)]
+
+
+def bright_places(output: Grey, forward: Forward) -> Grey:
+    """Return bright places of structures, apart from each other and from the border: n x 2."""
+    width_px = forward.source_fwhm_px
+    smooth = ndimage.gaussian_filter(output.astype(np.float64), _sigma(forward))
+    dark, bright = np.percentile(smooth, (5, BRIGHTEST))
+    highest = ndimage.maximum_filter(smooth, 2 * round(BEYOND * width_px) + 1) == smooth
+    places = np.argwhere(highest & (smooth > dark + BRIGHT * (bright - dark)))
+    return places[inside(places, output, forward, widths=4)].astype(np.float64)
+
+
+def _sigma(forward: Forward) -> float:
+    return forward.source_fwhm_px / FWHM_PER_SIGMA
 
 
 def paired_places(output: Grey, forward: Forward) -> Grey:
@@ -198,13 +236,15 @@ def apart(others: list[Grey], touched: list[Grey], width_px: float) -> list[Grey
     ]
 
 
-def inside(places: Grey, output: Grey, forward: Forward) -> Grey:
+def inside(places: Grey, output: Grey, forward: Forward, *, widths: float = 3) -> Grey:
     """Tell which places are far enough from the border."""
-    margin = 3 * forward.source_fwhm_px
+    margin = widths * forward.source_fwhm_px
     return np.all((places > margin) & (places < np.array(output.shape) - margin), axis=1)
 
 
-def change(output: Grey, objects: Grey, kind: str, forward: Forward, rng: Any) -> Grey:
+def change(
+    output: Grey, objects: Grey, kind: str, forward: Forward, rng: Any, *, spots: bool = True
+) -> Grey:
     """Change one object of an output, or a pair, in place; return where the change is.
 
     What is moved or split keeps its light and its shape: nothing else may give it away.
@@ -214,7 +254,8 @@ def change(output: Grey, objects: Grey, kind: str, forward: Forward, rng: Any) -
     if kind == "sham":
         return place
     pixels = np.rint(objects).astype(int)
-    lights = [cut_out(output, pixel, forward) for pixel in pixels]
+    cut = cut_out if spots else cut_window
+    lights = [cut(output, pixel, forward) for pixel in pixels]
     if kind == "added":
         put_in(output, lights[0], pixels[0])
         put_in(output, ADDED * lights[0], pixels[0] + 1.2 * along)

@@ -54,3 +54,23 @@ def test_a_changed_object_is_beyond_the_limit_and_an_unchanged_one_is_not(
     if level == "full":
         grows = found.numbers["sisters_beyond_share"] > plain.numbers["sisters_beyond_share"]
         assert grows == (kind != "sham")
+
+
+@pytest.mark.parametrize("kind", ["sham", "added", "deleted", "moved", "brighter"])
+def test_a_changed_place_of_a_structure_is_beyond_the_limit(injections: Any, kind: str) -> None:
+    model = cs.Model.load("tirf-sim-filaments")
+    (pair,) = cs.simulate("tirf-sim", sample="filaments", pairs=1, size_px=256, seed=5100)
+    plan = cs.PredictionPlan(engine="torch", threads=1, precision="float32")
+    output = cs.predict(model, pair.source, plan=plan)
+    forward = Forward.from_json(model.certificate["forward"])
+    changed = output.pixels.copy()
+    place = injections.bright_places(changed, forward)[0]
+    rng = np.random.default_rng(3)
+    at = injections.change(changed, place[None], kind, forward, rng, spots=False)
+    assert (kind == "sham") == np.array_equal(changed, output.pixels)
+    if kind == "moved":  # nothing of the light is lost
+        assert changed.sum() == pytest.approx(output.pixels.sum(), rel=1e-5)
+    found = cs.check(model, pair.source, output.with_pixels(changed), level="full")
+    assert found.trust is not None
+    doubt = injections.largest(found.trust.pixels, at, round(forward.source_fwhm_px)) / TENTHS
+    assert (doubt > LIMIT) == (kind != "sham")

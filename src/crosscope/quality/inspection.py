@@ -195,6 +195,8 @@ def check(
         full compares with the model's twin and members, too.
     trust : Path, optional
         Where the trust map is written, of a Slide part by part; that of an Image is returned, too.
+    overwrite : bool
+        Replace it where it exists.
     watch : callable
         Told the part done, 0 to 1.
 
