@@ -129,6 +129,19 @@ def test_parts_with_their_halo_are_the_whole(
     assert np.abs(found - whole).max() < 0.01  # standard deviations; a map's step is 0.1
 
 
+def test_the_background_of_dense_fields_is_that_of_their_darkest_places() -> None:
+    rng = np.random.default_rng(5)
+    sharp = [spots(rng, count=12_000) for _ in range(3)]
+    for image in sharp:
+        image[200:240, 100:160] *= 0  # in a fortieth nothing is
+    pairs = [pair_of(image, rng) for image in sharp]
+    haze = [(image + ZERO + 30 * rng.random(image.shape)).astype(np.float32) for image in sharp]
+    found = learn_forward(pairs, haze, zoom=1.0)
+    assert found.background == pytest.approx(BACKGROUND, abs=8)
+    assert found.noise.zero == found.background
+    assert found.noise.read_noise == pytest.approx((BACKGROUND - 10) ** 0.5, rel=0.25)
+
+
 def test_an_empty_target_gives_no_blur() -> None:
     rng = np.random.default_rng(1)
     pair = pair_of(np.zeros((128, 128)), rng)

@@ -1,6 +1,6 @@
 """Grey values -> how much noise they have: photon noise and read noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from scipy import ndimage
 from crosscope.data.numbers import GREY, read_number
 
 BINS, LEAST_IN_BIN = 12, 100
+DARK_PX, DARK_SHARE = 4, 0.005
 _TO_SD = 1 / 0.6745  # of a normal distribution, from the median of absolute values
 
 
@@ -52,6 +53,33 @@ class Noise:
         return cls(**{name: read_number(value[name], *both) for name, both in limits.items()})
 
 
+def measure_darkest(images: Sequence[Float[np.ndarray, "_y _x"]]) -> tuple[float, float] | None:
+    """Measure the darkest places of images: their level and their noise, grey values.
+
+    Of squares of 4 x 4 pixels, but for constant ones, the one in two hundred that is darkest on the
+    average: median level, and noise by Immerkaer's mask. Both are the larger, the more structure is
+    there, too.
+
+    Parameters
+    ----------
+    images : sequence of (y, x)
+        With pixels that are independent of each other.
+
+    Returns
+    -------
+    tuple or None
+        None where there is no such square.
+    """
+    squares = np.concatenate([_in_squares(image) for image in images])
+    fine = np.concatenate([_in_squares(_fine(image)) for image in images])
+    alive = np.ptp(squares, axis=1) > 0
+    if not alive.any():
+        return None
+    level, fine = squares[alive].mean(axis=1), fine[alive]
+    darkest = level <= np.quantile(level, DARK_SHARE)
+    return float(np.median(level[darkest])), float(np.median(fine[darkest])) * _TO_SD
+
+
 def measure_noise(
     residual: Float[np.ndarray, "y x"], expected: Float[np.ndarray, "y x"]
 ) -> Noise | None:
@@ -76,9 +104,7 @@ def measure_noise(
     -----
     J. Immerkaer, Comput. Vis. Image Underst. 64, 300-302 (1996), doi 10.1006/cviu.1996.0060.
     """
-    second = np.array([1.0, -2.0, 1.0])
-    fine = ndimage.correlate1d(residual.astype(np.float32), second, axis=0)
-    fine = np.abs(ndimage.correlate1d(fine, second, axis=1))[1:-1, 1:-1].ravel() / 6
+    fine = _fine(residual)[1:-1, 1:-1].ravel()
     level = expected[1:-1, 1:-1].ravel()
     if fine.size < LEAST_IN_BIN:
         return None
@@ -99,3 +125,17 @@ def measure_noise(
         slope, start = 0.0, variances[0]
     floor = max(0.01 * variances[0], 1e-12)
     return Noise(max(0.0, float(slope)), max(float(start), floor) ** 0.5, zero)
+
+
+def _fine(image: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
+    """Return what Immerkaer's mask leaves of an image, without its sign."""
+    second = np.array([1.0, -2.0, 1.0])
+    fine = ndimage.correlate1d(image.astype(np.float32), second, axis=0)
+    return np.abs(np.asarray(ndimage.correlate1d(fine, second, axis=1))) / 6
+
+
+def _in_squares(image: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "n p"]:
+    height, width = (n // DARK_PX for n in image.shape)
+    whole = image[: DARK_PX * height, : DARK_PX * width]
+    squares = whole.reshape(height, DARK_PX, width, DARK_PX).swapaxes(1, 2)
+    return squares.reshape(height * width, DARK_PX**2)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Num
 from scipy import ndimage
 
 from crosscope.data.grids import Axis, resample, resample_within
-from crosscope.data.noise import Noise, measure_noise
+from crosscope.data.noise import Noise, measure_darkest, measure_noise
 from crosscope.data.registered import RegisteredPair
 from crosscope.deconvolution import FWHM_PER_SIGMA
 from crosscope.quality.forward import Forward, estimate_forward, in_blocks
@@ -30,6 +30,7 @@ HALO = 3.0  # in widths of the source's finest structure
 LIMIT = 5.0
 """A deviation of so many standard deviations is no chance: it contradicts the input."""
 _BRIGHT = 0.25  # of the brightest: where the mismatch of the blur is measured
+_LEAST_NOISE = 0.1  # of the estimate, in the darkest places
 _FARTHEST = 1e6  # standard deviations: what is no number is so far
 
 
@@ -258,6 +259,14 @@ def learn_forward(
     variance = variance / (4 * np.pi * sigma**2)
     excess = ((z2[bright] - 1) * variance).sum() / np.square(light[bright]).sum()
     mismatch = math.sqrt(max(0.0, float(excess)))
+    darkest = measure_darkest([in_blocks(source, forward.block_px) for source in sources])
+    if darkest is not None:
+        level, noise = darkest
+        noise /= math.sqrt(fine_share(zoom, forward.block_px, registered=True))
+        if level + noise < background:  # dense fields: the regression has seen no dark place
+            background = level
+            least, most = _LEAST_NOISE * per_pixel.read_noise, per_pixel.read_noise
+            per_pixel = Noise(per_pixel.gain, min(max(noise, least), most), level)
     return replace(forward, noise=per_pixel, background=background, mismatch=mismatch)
 
 
