@@ -166,21 +166,31 @@ def _most(figure: float, asked: float, form: str) -> str:
 
 
 def injections(models: Figures) -> list[str]:
-    """Return how surely each change of an output is found, by its rank and by the map's limit."""
+    """Return how surely each change of an output is found, by its rank and by the map's limit.
+
+    Of structures that are no spots there is no split or merged one; nor are they shown by a blur
+    that is known to a tenth only, which the JSON has.
+    """
     kinds = list(next(iter(next(iter(models.values())).values())))
     named = {
         f"{name}: {method}": figures
         for name, methods in models.items()
         for method, figures in methods.items()
+        if "split" in figures or "PSF" not in method
     }
     ranked = [
-        [name, *(_score(name, kind, each[kind]) for kind in kinds)] for name, each in named.items()
+        [name, *(_score(name, kind, each[kind]) if kind in each else None for kind in kinds)]
+        for name, each in named.items()
     ]
     limited = [
         [
             name,
             _percent(each["sham"]["alarms_at_limit"]),
-            *(_percent(each[kind].get("recall_at_limit")) for kind in kinds if kind != "sham"),
+            *(
+                _percent(each[kind].get("recall_at_limit")) if kind in each else None
+                for kind in kinds
+                if kind != "sham"
+            ),
         ]
         for name, each in named.items()
         if not name.endswith("SQUIRREL")  # whose map is in grey values
