@@ -34,14 +34,10 @@ CHANNELS = {
     "txred": View("widefield-20x", "actin", "txred"),
 }
 CROSSED = ("dapi", "fitc")  # that TxRed's model is tried on
-NO_DARK = (
-    "No field that it learnt from has a dark place: the noise of dark places is overestimated, and "
-    "the false objects of its certificate are what it makes of so much noise (docs/trust.md)."
-)
 LIMITS = {
     "dapi": (POINTS, BLUR),
-    "fitc": (BLUR, NO_DARK),
-    "txred": (POINTS, BLUR, NO_DARK, "The gate refuses few images of filaments (docs/trust.md)."),
+    "fitc": (POINTS, BLUR),
+    "txred": (POINTS, BLUR, "The gate refuses few images of filaments (docs/trust.md)."),
 }
 
 

@@ -80,6 +80,11 @@ def test_noise_is_no_signal_on_any_grid_and_a_spot_is(zoom: tuple[float, float])
         assert found.signal.tolist() == [is_signal]
 
 
+def test_few_photons_of_a_dark_field_are_no_signal() -> None:
+    dark = np.random.default_rng(1).poisson(2.0, (400, CROP_PX, CROP_PX)).astype(np.float32)
+    assert not measure_features(dark / 500).signal.any()
+
+
 def test_what_was_not_resampled_is_measured_as_it_is() -> None:
     assert measure_smoothed_noise((1.0, 1.0)) == 1
     assert measure_smoothed_noise((0.01, 0.01)) < 1.5  # and takes no more memory than another
