@@ -10,6 +10,7 @@ from jaxtyping import UInt16
 from typer.testing import CliRunner
 
 import crosscope as cs
+from crosscope.data.grids import resample
 from crosscope.data.slides import slide_of
 from crosscope.quality.domain import (
     LEAST_PX,
@@ -17,6 +18,7 @@ from crosscope.quality.domain import (
     count_independent,
     cover,
     is_covered,
+    learn_domain,
     place_crops,
 )
 from crosscope.quality.features import NAMES, make_whole, measure_features, saturated_share
@@ -365,3 +367,38 @@ def test_images_that_a_model_serves_are_of_its_kind(beads: cs.Model) -> None:
         for images in ((), served)
     )
     assert wider < 0.5 * plain
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "others"),
+    [
+        ("tirf-sim-filaments", "filaments", ("beads", "nuclei")),
+        ("tirf-sim-pits", "pits", ("nuclei", "filaments")),
+    ],
+)
+def test_half_of_one_field_is_enough_to_take_the_other_and_refuse_other_samples(
+    name: str, sample: str, others: tuple[str, ...]
+) -> None:
+    model = cs.Model.load(name)
+
+    def raw(of: str) -> cs.Image:
+        (pair,) = cs.simulate("tirf-sim", sample=of, pairs=1, size_px=512, seed=5300)
+        return pair.source
+
+    field = raw(sample)
+    half = field.pixels.shape[1] // 2
+    left = resample(field.pixels[:, :half], (2.0, 2.0)).astype(np.float32)
+    domain = learn_domain(model.generator, [left], model.source_scaling)
+    learnt = replace(model, certificate={"domain": domain.to_json()})
+    found = [cs.check(learnt, field.with_pixels(field.pixels[:, half:]))]
+    found += [cs.check(learnt, raw(other)) for other in others]
+    assert [each.domain for each in found] == ["inside", *("outside" for _ in others)]
+
+
+def test_of_little_the_reach_is_farther(beads: cs.Model) -> None:
+    (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=512, seed=5300)
+    reaches = []
+    for source in (pair.source.pixels, pair.source.pixels[:128, :128]):
+        domain = learn_domain(beads.generator, [source.astype(np.float32)], beads.source_scaling)
+        reaches.append(domain.classical.reach)
+    assert reaches[1][-1] > 2 * reaches[0][-1]

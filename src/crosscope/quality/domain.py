@@ -58,7 +58,8 @@ _SHRINK = 0.1  # of the covariance towards its diagonal
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
-_FEW = 3.0  # of one field the reach is four times as far, of three twice
+_FEW, _HELD = 3, 4  # of n fields the reach is 1 + 3 / n times as far; of so few, 4 crops are one
+_OVERLAPPING, _APART_PX = 8, CROP_PX // 4  # crops of such along a side, at most, and how far apart
 _LEAST_RATIO, _MANY = 1.1, 100.0  # from where on a ratio is worth a word, up to where a number
 _TWO_PX = 2 * CROP_PX
 _UNUSUAL = 1.0, 2.0  # standard deviations: of many crops, and how many more of a single one
@@ -243,25 +244,35 @@ def learn_domain(
         On the network's grid, grey values; one is enough, though more tell what may vary.
     scaling : Scaling
     """
+    place = _overlap if len(sources) <= _FEW else place_crops
     fields = [
-        scaling.apply(np.stack([make_whole(source[at]) for at in place_crops(source.shape)]))
+        scaling.apply(np.stack([make_whole(source[at]) for at in place(source.shape)]))
         for source in sources
     ]
-    classical, deep = [], []
+    classical, deep, held = [], [], []
     pooled = [pool_bottleneck(generator, crops) for crops in fields]
     middle = np.concatenate(pooled).mean(axis=0)
     _, _, components = np.linalg.svd(np.concatenate(pooled) - middle, full_matrices=False)
     project = components[: min(DEEP, max(1, sum(map(len, fields)) // 8))]
-    for crops, channels in zip(fields, pooled, strict=True):
+    for source, crops, channels in zip(sources, fields, pooled, strict=True):
         features = measure_features(crops)
         if features.signal.any():
+            held.append(features.signal.mean() * _count_apart(source.shape))
             classical.append(features.values[features.signal])
             deep.append((channels[features.signal] - middle) @ project.T)
     if not classical:  # nothing but noise: everything is alike
         classical = [measure_features(crops).values for crops in fields]
         deep = [(channels - middle) @ project.T for channels in pooled]
-    fineness = _make_cloud([_fineness(values) for values in classical], prior=_PRIOR_WIDTH)
-    return Domain(_make_cloud(classical), _make_cloud(deep), fineness, project, middle)
+        held = [_count_apart(source.shape) for source in sources]
+    unsure = 1 + _FEW / (len(held) if len(held) > _FEW else min(_FEW, sum(held) / _HELD))
+    fine = [_fineness(values) for values in classical]
+    return Domain(
+        _make_cloud(classical, unsure),
+        _make_cloud(deep, unsure),
+        _make_cloud(fine, unsure, prior=_PRIOR_WIDTH),
+        project,
+        middle,
+    )
 
 
 def judge_domain(
@@ -356,6 +367,17 @@ def count_channels(generator: nn.Module) -> int:
     return pool_bottleneck(generator, np.zeros((1, side, side), np.float32)).shape[1]
 
 
+def _overlap(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield crops as `place_crops`, but many that overlap: they tell better what varies in few."""
+    counts = (min(_OVERLAPPING, 1 + max(0, n - CROP_PX) // _APART_PX) for n in shape)
+    yield from itertools.product(*map(_spread, shape, counts))
+
+
+def _count_apart(shape: tuple[int, int]) -> float:
+    """Return how many crops fit beside each other, in fractions; one, at least."""
+    return math.prod(max(1.0, n / CROP_PX) for n in shape)
+
+
 def _most(side_px: int, count: int = CROPS) -> int:
     """Return how many crops lie along a side, where so many lie in the image."""
     return min(max(1, math.isqrt(count)), max(1, side_px // CROP_PX))
@@ -415,7 +437,9 @@ def _fineness(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m 1"]:
     return values[contrast > contrast.max() - math.log(_CONTRASTS)][:, [FINENESS]]
 
 
-def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]], *, prior: float = _PRIOR) -> Cloud:
+def _make_cloud(
+    fields: Sequence[Float[np.ndarray, "_n f"]], unsure: float, *, prior: float = _PRIOR
+) -> Cloud:
     centre, whiten = _fit(np.concatenate(fields), prior)
     rng = np.random.default_rng(0)
     reach = []
@@ -429,7 +453,7 @@ def _make_cloud(fields: Sequence[Float[np.ndarray, "_n f"]], *, prior: float = _
                 for _ in range(1 if count >= len(part) else 8):
                     some = part[rng.permutation(len(part))[:count]]
                     far.append(float(np.linalg.norm(white @ (some.mean(axis=0) - about))))
-        reach.append((1 + _FEW / len(fields)) * max(far))
+        reach.append(unsure * max(far))
     return Cloud(centre, whiten, tuple(reach))
 
 
