@@ -1,6 +1,6 @@
 """Objects added to, taken from and changed in real outputs -> results/quality/injections.json.
 
-    python benchmarks/quality/injections.py [NAME ...] [--seeds 3] [--fields 8]
+    python benchmarks/quality/injections.py [NAME ...] [--seeds 3] [--fields N]
 
 T1 and T2; models that are not named keep their figures. In outputs of the models of spots that come
 with the program, and of one trained here for some minutes, isolated objects are changed: one is
@@ -47,7 +47,6 @@ MODELS = {
 }
 """The view of each, and how many fields of each seed are looked at for pairs, which are rare."""
 FIELDS = {"confocal-sted-nuclei": 30}
-"""Of which there must be more than of others: few nuclei are in a field."""
 SIZE_PX, TRAINED_ON, STEPS = 512, 2000, 1500
 ENGINE = Engine(1, "float32")
 ADDED, BRIGHTER, MOVED, APART = 0.25, 1.5, 0.35, 0.5
@@ -65,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(MODELS))
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
-    parser.add_argument("--fields", type=int, default=8)
+    parser.add_argument("--fields", type=int, help="else 8, of nuclei 30: few are in a field")
     asked = parser.parse_args()
     for name in asked.names:
         view, pair_fields = MODELS[name]
@@ -73,7 +72,7 @@ def main() -> None:
         model = train_fresh() if name == FRESH else cs.Model.load(name)
         scores: dict[str, dict[str, dict[str, list[float]]]] = {}
         for seed in SEEDS[: asked.seeds]:
-            whole = max(asked.fields, FIELDS.get(name, 0))
+            whole = asked.fields or FIELDS.get(name, 8)
             fields = max(pair_fields, whole)
             pairs = simulate(VIEWS[view], fields=fields, size_px=SIZE_PX, seed=seed)
             for n, pair in enumerate(pairs):
@@ -250,7 +249,7 @@ def change(
 ) -> Grey:
     """Change one object of an output, or a pair, in place; return where the change is.
 
-    What is moved or split keeps its light and its shape: nothing else may give it away.
+    What is moved or split keeps its light and, of spots, its shape: nothing else may give it away.
     """
     place, angle = objects.mean(axis=0), rng.uniform(0, 2 * np.pi)
     along = forward.source_fwhm_px * np.array([np.sin(angle), np.cos(angle)])

@@ -171,7 +171,7 @@ def injections(models: Figures) -> list[str]:
     Of structures that are no spots there is no split or merged one; nor are they shown by a blur
     that is known to a tenth only, which the JSON has.
     """
-    kinds = list(next(iter(next(iter(models.values())).values())))
+    kinds = list(dict.fromkeys(k for each in models.values() for of in each.values() for k in of))
     named = {
         f"{name}: {method}": figures
         for name, methods in models.items()

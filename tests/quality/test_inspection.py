@@ -459,6 +459,9 @@ def test_a_rolling_average_is_judged_as_one_and_doubted_where_frames_differ(leve
     assert found["slow"].verdict == found["fast alone"].verdict == "good"
     assert found["fast"].verdict == "doubtful"
     assert found["fast"].numbers["beyond_share"] > 10 * found["slow"].numbers["beyond_share"]
+    for name, claimed in (("slow", False), ("fast alone", True)):
+        assert (found[name].numbers["claimed_resolution_nm"] is not None) == claimed
+    assert "knows single frames" in found["slow"].numbers["claimed_resolution_reason"]
     if level == "full":  # the twin is averaged, too
         shares = [found[name].numbers["sisters_beyond_share"] for name in ("fast alone", "fast")]
         assert shares[1] < 2 * shares[0] + 1e-3

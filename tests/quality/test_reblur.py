@@ -142,6 +142,19 @@ def test_the_background_of_dense_fields_is_that_of_their_darkest_places() -> Non
     assert found.noise.read_noise == pytest.approx((BACKGROUND - 10) ** 0.5, rel=0.25)
 
 
+def test_fields_of_other_backgrounds_are_not_dense() -> None:
+    rng = np.random.default_rng(6)
+    sharp = [spots(rng, count=80) for _ in range(3)]
+    found = []
+    for more in (0, 60):  # of two in three
+        pairs = [pair_of(image, rng) for image in sharp]
+        for pair in pairs[1:]:
+            pair.source.pixels[:] += more
+        found.append(learn_forward(pairs, [image + np.float32(ZERO) for image in sharp], zoom=1.0))
+    assert found[0].background == pytest.approx(BACKGROUND, abs=6)
+    assert found[1].background == pytest.approx(BACKGROUND + 60, abs=8)
+
+
 def test_an_empty_target_gives_no_blur() -> None:
     rng = np.random.default_rng(1)
     pair = pair_of(np.zeros((128, 128)), rng)

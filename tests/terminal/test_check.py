@@ -139,6 +139,9 @@ def test_a_rolling_average_is_checked_as_its_sidecar_says(
     assert checked.json["quality"]["chi_square"] == entry["quality"]["chi_square"]
     other = crosscope("check", "tirf-sim-pits", lapse, out, "--rolling-average", "0", "--json")
     assert other.json["rolling_average"] == 0
+    cs.write_image(pair.source.with_pixels(pair.source.pixels[0], axes="yx"), tmp_path / "one.tif")
+    idle = crosscope("check", "tirf-sim-pits", tmp_path / "one.tif", "--rolling-average", "0.1")
+    assert "it is no time-lapse (axes yx)" in idle.err
     refused = crosscope("check", "tirf-sim-pits", lapse, out, "--rolling-average", "0.5")
     assert refused.code == 2
     assert "must be between 0 and 1/3" in refused.err

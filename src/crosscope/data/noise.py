@@ -1,6 +1,6 @@
 """Grey values -> how much noise they have: photon noise and read noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +53,16 @@ class Noise:
         return cls(**{name: read_number(value[name], *both) for name, both in limits.items()})
 
 
-def measure_darkest(images: Sequence[Float[np.ndarray, "_y _x"]]) -> tuple[float, float] | None:
-    """Measure the darkest places of images: their level and their noise, grey values.
+def measure_darkest(image: Float[np.ndarray, "y x"]) -> tuple[float, float] | None:
+    """Measure the darkest places of an image: their level and their noise, grey values.
 
-    Of squares of 4 x 4 pixels, but for constant ones, the one in two hundred that is darkest on the
-    average: median level, and noise by Immerkaer's mask. Both are the larger, the more structure is
-    there, too.
+    Of squares of 4 x 4 pixels the one in two hundred that is darkest on the average: median level,
+    and noise by Immerkaer's mask. Both are the larger, the more structure is there, too. Constant
+    squares, as beyond a mosaic's border, don't count, nor do those that touch one.
 
     Parameters
     ----------
-    images : sequence of (y, x)
+    image : (y, x)
         With pixels that are independent of each other.
 
     Returns
@@ -70,12 +70,14 @@ def measure_darkest(images: Sequence[Float[np.ndarray, "_y _x"]]) -> tuple[float
     tuple or None
         None where there is no such square.
     """
-    squares = np.concatenate([_in_squares(image) for image in images])
-    fine = np.concatenate([_in_squares(_fine(image)) for image in images])
-    alive = np.ptp(squares, axis=1) > 0
+    squares = _in_squares(image)
+    if not squares.size:
+        return None
+    varied = np.ptp(squares, axis=-1) > 0
+    alive = ndimage.binary_erosion(varied, np.ones((3, 3)), border_value=1)
     if not alive.any():
         return None
-    level, fine = squares[alive].mean(axis=1), fine[alive]
+    level, fine = squares[alive].mean(axis=-1), _in_squares(_fine(image))[alive]
     darkest = level <= np.quantile(level, DARK_SHARE)
     return float(np.median(level[darkest])), float(np.median(fine[darkest])) * _TO_SD
 
@@ -134,8 +136,8 @@ def _fine(image: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
     return np.abs(np.asarray(ndimage.correlate1d(fine, second, axis=1))) / 6
 
 
-def _in_squares(image: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "n p"]:
+def _in_squares(image: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "v u p"]:
     height, width = (n // DARK_PX for n in image.shape)
     whole = image[: DARK_PX * height, : DARK_PX * width]
     squares = whole.reshape(height, DARK_PX, width, DARK_PX).swapaxes(1, 2)
-    return squares.reshape(height * width, DARK_PX**2)
+    return squares.reshape(height, width, DARK_PX**2)

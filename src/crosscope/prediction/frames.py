@@ -3,7 +3,8 @@
     average(t) = w frame(t - 1) + (1 - 2 w) frame(t) + w frame(t + 1)
 
 The first frame and the last have one neighbour, and take the missing one's weight themselves. Of
-independent noise (1 - 2 w)^2 + 2 w^2 of the power is left; of what flashes in one frame 1 - 2 w.
+independent noise (1 - 2 w)^2 + 2 w^2 of the power is left between them; of what flashes in one
+frame 1 - 2 w.
 """
 
 from collections.abc import Sequence

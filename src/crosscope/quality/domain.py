@@ -58,7 +58,7 @@ _SHRINK = 0.1  # of the covariance towards its diagonal
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
-_FEW, _HELD = 3, 4  # of n fields the reach is 1 + 3 / n times as far; of so few, 4 crops are one
+_FEW, _HELD = 3, 4  # of n fields the reach is 1 + 3 / n times as far; 4 crops are one, at least
 _OVERLAPPING, _APART_PX = 8, CROP_PX // 4  # crops of such along a side, at most, and how far apart
 _LEAST_RATIO, _MANY = 1.1, 100.0  # from where on a ratio is worth a word, up to where a number
 _TWO_PX = 2 * CROP_PX
@@ -257,14 +257,14 @@ def learn_domain(
     for source, crops, channels in zip(sources, fields, pooled, strict=True):
         features = measure_features(crops)
         if features.signal.any():
-            held.append(features.signal.mean() * _count_apart(source.shape))
+            held.append(features.signal.mean() * min(len(crops), _count_apart(source.shape)))
             classical.append(features.values[features.signal])
             deep.append((channels[features.signal] - middle) @ project.T)
     if not classical:  # nothing but noise: everything is alike
         classical = [measure_features(crops).values for crops in fields]
         deep = [(channels - middle) @ project.T for channels in pooled]
-        held = [_count_apart(source.shape) for source in sources]
-    unsure = 1 + _FEW / (len(held) if len(held) > _FEW else min(_FEW, sum(held) / _HELD))
+        held = [min(len(f), _count_apart(s.shape)) for f, s in zip(fields, sources, strict=True)]
+    unsure = 1 + _FEW / min(max(_FEW, len(held)), sum(held) / _HELD)
     fine = [_fineness(values) for values in classical]
     return Domain(
         _make_cloud(classical, unsure),

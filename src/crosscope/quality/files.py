@@ -13,7 +13,7 @@ from crosscope.data.images import Image, list_images, read_image, write_image
 from crosscope.data.slides import Slide, is_slide, is_zarr, open_slide
 from crosscope.model.model import Model
 from crosscope.prediction.files import Failure, Models, Verdict
-from crosscope.prediction.images import PredictionPlan
+from crosscope.prediction.images import PredictionPlan, tell_idle
 from crosscope.quality.inspection import check
 from crosscope.quality.support import Support, count_support
 
@@ -211,6 +211,8 @@ def _check_file(
         support.write_csv(objects, overwrite=work.overwrite)
     if trust and found.trust:
         write_image(found.trust, trust, overwrite=work.overwrite)
+    image = seen if isinstance(seen, Image) else seen.image
+    remarks += tell_idle(work.models, image, plan)
     digest = seen.sha256 if isinstance(seen, Image) else None
     if sidecar.input_sha256 and not digest:
         digest = sha256(source)

@@ -52,7 +52,8 @@ class Forward:
     gain : float
         Source grey values per target grey value.
     zero, background : float
-        Grey levels of nothing in the target and in the source.
+        Grey levels of nothing in the target and in the source; of dense fields that of the source's
+        darkest places (`learn_forward`).
     mismatch : float
         What the model of the blur leaves in a good output, as a share of the expected light: a
         standard deviation.

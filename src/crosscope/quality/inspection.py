@@ -871,6 +871,7 @@ _UNUSUAL = (
     "not judged: certify it anew on its pairs (cs.certify)"
 )
 _UNCLAIMED = "the model was certified without claims, or the output was made with a fidelity"
+_ROLLED = "the output is a rolling average, and the certificate knows single frames"
 
 
 def _tell_claim(admitted: Verdict, walk: Walk) -> dict[str, Any]:
@@ -889,6 +890,8 @@ def _tell_claim(admitted: Verdict, walk: Walk) -> dict[str, Any]:
         reason = "the output contradicts the input"
     elif "claim" not in certificate:
         reason = _UNCLAIMED
+    elif walk.view.rolling_average and walk.output.image.axes.startswith("t"):
+        reason = _ROLLED
     if reason:
         return {"claimed_resolution_nm": None, "claimed_resolution_reason": reason}
     claim = read_certificate(walk.view.model, "claim", Claim.from_json)

@@ -62,7 +62,8 @@ class Reblurrer:
     noise : Noise
         Of a block, as that image has it.
     shift : float
-        Grey values by which its background is above that of the training.
+        Grey values by which its background is above `forward.background`: of dense fields, which
+        hold no dark place, above that of the darkest in training.
     """
 
     forward: Forward
@@ -259,9 +260,9 @@ def learn_forward(
     variance = variance / (4 * np.pi * sigma**2)
     excess = ((z2[bright] - 1) * variance).sum() / np.square(light[bright]).sum()
     mismatch = math.sqrt(max(0.0, float(excess)))
-    darkest = measure_darkest([in_blocks(source, forward.block_px) for source in sources])
-    if darkest is not None:
-        level, noise = darkest
+    found = [measure_darkest(in_blocks(source, forward.block_px)) for source in sources]
+    if darkest := [each for each in found if each is not None]:
+        level, noise = np.median(darkest, axis=0).tolist()
         noise /= math.sqrt(fine_share(zoom, forward.block_px, registered=True))
         if level + noise < background:  # dense fields: the regression has seen no dark place
             background = level

@@ -611,7 +611,10 @@ def check(
             min=0, max=1, help="That it was predicted with; else, as all this, as OUTPUT.json says."
         ),
     ] = None,
-    rolling_average: RollingAverage = None,
+    rolling_average: Annotated[
+        float | None,
+        typer.Option(help="That it was predicted with; else as OUTPUT.json says."),
+    ] = None,
     level: Annotated[
         Literal["fast", "full"], typer.Option(help="full: by its twin and members, too.")
     ] = "fast",
