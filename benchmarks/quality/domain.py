@@ -22,15 +22,14 @@ from scipy import ndimage
 from tirf_to_sim_time_lapse import FRAMES, PITS
 
 import crosscope as cs
-from crosscope.deconvolution import blur, gaussian_kernel
 from crosscope.optics.camera import expose
-from crosscope.optics.psf import fwhm_nm
-from crosscope.optics.systems import _system
+from crosscope.optics.psf import Otf
+from crosscope.optics.rendering import Grid, render
+from crosscope.optics.systems import _system, _typical_peaks
 
 SIZE_PX = 256
 LAPSE = f"time-lapse, {FRAMES} frames"
 WIDER, LARGER, DIMMER, CUT = 1.2, 1.3, 4.0, 0.95
-BRIGHTER = 10.0  # a nearly noise-free field, to be blurred and exposed anew
 
 
 def main() -> None:
@@ -99,19 +98,20 @@ def mis_stated(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
 
 
 def wider(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
-    """Yield images blurred by more, with the noise of the same camera."""
+    """Yield what an objective of a wider blur shows of the same samples, by the same camera."""
     rng = np.random.default_rng(seed)
     microscope = _system(view.system, view.channel).source
-    fwhm_px = fwhm_nm(microscope.otf) / microscope.pixel_nm
-    kernel = gaussian_kernel(fwhm_px * np.sqrt(WIDER**2 - 1))
-    camera, photons = microscope.camera, BRIGHTER * PHOTONS[view.system]
-    for pair in simulate(
-        view, fields=fields, size_px=SIZE_PX, seed=seed, photons=min(photons, 2e4)
-    ):
-        times = min(photons, 2e4) / PHOTONS[view.system]
-        light = (pair.source.pixels - camera.offset) / camera.gain - camera.background
-        soft = np.maximum(blur(np.maximum(light, 0) / times, kernel), 0).astype(np.float64)
-        yield pair.source.with_pixels(expose(soft, camera, rng=rng))
+    otf = Otf(microscope.otf.frequency_per_nm / WIDER, microscope.otf.value)
+    peak, _ = _typical_peaks(view.system, view.channel, view.sample)
+    for pair in simulate(view, fields=fields, size_px=SIZE_PX, seed=seed):
+        seen = pair.truth.emitters
+        light = render(
+            pair.truth.warp.to_source_nm(seen.yx_nm),
+            seen.weight * PHOTONS[view.system] / peak,
+            otf=otf,
+            grid=Grid(len(pair.source.pixels), microscope.pixel_nm, microscope.integrates),
+        )
+        yield pair.source.with_pixels(expose(light, microscope.camera, rng=rng))
 
 
 def saturated(view: View, *, fields: int, seed: int) -> Iterator[cs.Image]:
