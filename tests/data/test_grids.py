@@ -63,6 +63,15 @@ def test_double_size_has_two_new_pixels_a_quarter_to_each_side_of_an_old_one() -
     assert doubled[6, 8:32] == pytest.approx(np.arange(8, 32) / 2 - 0.25, abs=1e-12)
 
 
+@given(st.sampled_from([1.0, 2.0, 3.0]), st.floats(-0.5, 0.5))
+def test_a_phase_lies_so_much_of_an_old_pixel_farther(zoom: float, phase: float) -> None:
+    ramp = np.arange(20.0) + np.zeros((6, 1))
+    still, moved = resample(ramp, (zoom, zoom)), resample(ramp, (zoom, zoom), (0.0, phase))
+    inner = slice(int(4 * zoom), int(16 * zoom))
+    assert moved.shape == still.shape
+    assert moved[3, inner] == pytest.approx(still[3, inner] + phase, abs=1e-9)
+
+
 @given(st.floats(-3, 3), st.floats(0.25, 1))
 def test_a_parabola_is_kept_within_the_support(shift_px: float, scale: float) -> None:
     parabola = (np.arange(40.0) ** 2)[:, None] + np.zeros(6)

@@ -12,6 +12,11 @@ from typer.testing import CliRunner
 import crosscope as cs
 from crosscope.data.grids import resample
 from crosscope.data.slides import slide_of
+from crosscope.data.transforms import Transform
+from crosscope.optics.camera import expose
+from crosscope.optics.psf import Otf, confocal_otf
+from crosscope.optics.rendering import Grid, render
+from crosscope.quality.certificate import find_phases
 from crosscope.quality.domain import (
     LEAST_PX,
     Domain,
@@ -21,7 +26,13 @@ from crosscope.quality.domain import (
     learn_domain,
     place_crops,
 )
-from crosscope.quality.features import NAMES, make_whole, measure_features, saturated_share
+from crosscope.quality.features import (
+    NAMES,
+    STILL,
+    make_whole,
+    measure_features,
+    saturated_share,
+)
 from crosscope.terminal.commands import app
 
 
@@ -109,16 +120,63 @@ def test_a_domain_survives_json_and_damage_is_noticed(beads: cs.Model) -> None:
     value = json.loads(json.dumps(beads.certificate["domain"], allow_nan=False))
     assert len(json.dumps(value)) < 60_000
     assert Domain.from_json(value).to_json() == value
-    damages = (
+    damages: tuple[dict[str, object], ...] = (
         {"features": ["colour"]},
         {"middle": [1.0]},
         {"classical": value["deep"]},
         {"deep": value["deep"] | {"reach": [0.0, 1.0, 1.0]}},
+        {"wider": value["wider"][1:]},
+        {"phases": [[0.7, 0.0]]},
+        {"phases": []},
         {"deep": value["deep"] | {"centre": [float("nan")] * 8}},
     )
     for damage in damages:
         with pytest.raises(ValueError, match=r"feature|not a number from"):
             Domain.from_json(value | damage)
+
+
+def test_another_objective_is_told_by_the_texture_of_nuclei(rng: np.random.Generator) -> None:
+    model, sharp = cs.Model.load("confocal-sted-nuclei"), confocal_otf()
+    wider = Otf(sharp.frequency_per_nm / 1.2, sharp.value)
+    grid = Grid(512, 30.0, integrates=False)
+    for pair in cs.simulate("confocal-sted", sample="nuclei", pairs=2, size_px=512, seed=5310):
+        truth, camera = pair.truth, pair.truth.source_camera
+        places_nm = truth.warp.to_source_nm(truth.emitters.yx_nm)
+        usual, wide = (
+            render(places_nm, truth.emitters.weight, otf=otf, grid=grid) for otf in (sharp, wider)
+        )
+        light = (pair.source.pixels - camera.offset) / camera.gain - camera.background
+        exposed = expose(wide * light.mean() / usual.mean(), camera, rng=rng)
+        same = cs.check(model, pair.source)
+        other = cs.check(model, pair.source.with_pixels(exposed))
+        assert (same.domain, other.domain) == ("inside", "outside")
+        assert "wider than in training: another objective?" in " ".join(other.reasons)
+
+
+def test_raw_crops_are_resampled_where_registering_resampled() -> None:
+    (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5201)
+    registered = cs.register(cs.RawPair("beads", pair.source, pair.target), rigid=True)
+    (phase,) = set(find_phases([registered]))
+    assert max(map(abs, phase)) > 0.02
+    moved = resample(pair.source.pixels, (1.0, 1.0), phase)
+    (first,) = registered.to_source(np.array([registered.origin_yx_px], float)) - phase
+    y, x = np.rint(first).astype(int)
+    height, width = registered.source.pixels.shape
+    seen = moved[y : y + height, x : x + width]
+    assert seen[4:-4, 4:-4] == pytest.approx(registered.source.pixels[4:-4, 4:-4], abs=0.5)
+
+
+@pytest.mark.parametrize("shift_px", [0.0, 1.0, -0.3])
+def test_on_a_finer_grid_the_phase_is_counted_from_where_raw_images_lie(shift_px: float) -> None:
+    (pair,) = cs.simulate("tirf-sim", pairs=1, size_px=256, seed=5201)
+    registered = cs.register(cs.RawPair("pits", pair.source, pair.target))
+    # two target pixels lie a quarter of a source pixel to each side of one
+    matrix = np.array([[0.5, 0.0, -0.25 + shift_px], [0.0, 0.5, -0.25]])
+    known = replace(registered, transform=Transform(matrix), origin_yx_px=(0, 0))
+    phases = find_phases([known])
+    apart = shift_px - round(shift_px)
+    assert phases[0] == pytest.approx((apart, 0.0), abs=1e-3)
+    assert (phases == STILL) == (apart == 0)
 
 
 def test_crops_are_spread_over_the_image() -> None:

@@ -12,9 +12,9 @@ from crosscope.quality.features import (
     NAMES,
     find_step,
     measure_features,
-    measure_lost_noise,
     measure_smoothed_noise,
     saturated_share,
+    widen,
 )
 
 
@@ -68,6 +68,19 @@ def test_saturation_is_a_share_of_the_bright_pixels() -> None:
     assert saturated_share(np.zeros((5, 5), dtype=np.uint16)) == 0
 
 
+@pytest.mark.parametrize("step", [1, 16])
+def test_a_few_cut_off_pixels_are_told_whatever_the_step(step: int) -> None:
+    spots = np.zeros((64, 64), dtype=np.uint16)
+    spots[0, :41] = np.arange(60, 101)
+    assert saturated_share(step * spots, step) == 0
+    # the top 2.7 % hold 97, 98 and 99: 5 are more than 3, and less than three times as many
+    spots[1, :4] = 100
+    assert saturated_share(step * spots, step) == pytest.approx(5 / 45)
+    few = np.where(spots > 0, spots - 50, 0).astype(np.uint16)  # 10 to 50: one grey value is 3 %
+    few[2, :2] = 49
+    assert saturated_share(step * few, step) == 0
+
+
 @pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 2.0), (2.0, 1.0), (0.8, 0.8), (3.0, 3.0)])
 def test_noise_is_no_signal_on_any_grid_and_a_spot_is(zoom: tuple[float, float]) -> None:
     white = np.random.default_rng(5).normal(size=[int(2 * CROP_PX / z) + 2 for z in zoom])
@@ -91,14 +104,27 @@ def test_what_was_not_resampled_is_measured_as_it_is() -> None:
     assert measure_smoothed_noise((2.0, 2.0)) == pytest.approx(1.75, abs=0.1)
 
 
-def test_registered_noise_is_fainter_by_what_resampling_takes() -> None:
-    white = np.random.default_rng(6).normal(size=(CROP_PX // 2 + 6, CROP_PX // 2 + 6))
-    raw = resample(white, (2.0, 2.0))[:CROP_PX, :CROP_PX].astype(np.float32)
-    axis = Axis(CROP_PX + 8, len(white), 0.5, 1.0)  # by half a source pixel: the most is lost
-    moved = resample_within(white, axis, axis)[:CROP_PX, :CROP_PX].astype(np.float32)
-    lost = feature(raw, "band 26 to 32") - feature(moved, "band 26 to 32")
-    assert 0 < measure_lost_noise((2.0, 2.0)) < lost + 0.5
-    assert measure_lost_noise((1.0, 1.0)) == pytest.approx(0.15, abs=0.1)
+@pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 2.0)])
+def test_noise_is_no_signal_where_crops_are_moved(zoom: tuple[float, float]) -> None:
+    phases = ((0.25, -0.1), (0.5, 0.5))
+    rng = np.random.default_rng(8)
+    side = int(CROP_PX / zoom[0])
+    for phase in phases * 20:
+        moved = resample(rng.normal(size=(side, side)), zoom, phase).astype(np.float32)
+        smoothed = measure_smoothed_noise(zoom, phase)
+        assert smoothed > 1
+        assert not measure_features(moved[None], smoothed_noise=smoothed).signal.any()
+
+
+def test_widened_spots_are_as_wide_as_wider_ones_and_noise_stays() -> None:
+    narrow, wide = spots(3.0), spots(3.6) / np.float32(1.2**2)  # of as much light
+    (made,) = widen(narrow[None], 1.2)
+    for name in ("fineness", "band 6 to 8", "percentile 99.9", "spread"):
+        asked, got = feature(wide, name), feature(made, name)
+        assert abs(got - asked) < 0.3 * abs(asked - feature(narrow, name)) + 0.03, name
+    assert feature(made, "band 26 to 32") == pytest.approx(
+        feature(narrow, "band 26 to 32"), abs=0.05
+    )
 
 
 def test_steps_of_grey_values_are_found_where_there_are_enough() -> None:

@@ -63,17 +63,22 @@ class Axis:
         return min(self.new_px, math.floor(last) + 1)
 
 
-def resample(pixels: Num[np.ndarray, "y x"], zoom: tuple[float, float]) -> Num[np.ndarray, "v u"]:
+def resample(
+    pixels: Num[np.ndarray, "y x"],
+    zoom: tuple[float, float],
+    phase: tuple[float, float] = (0.0, 0.0),
+) -> Num[np.ndarray, "v u"]:
     """Resample a whole plane to `zoom` (y, x) new pixels per old one, the corner kept.
 
-    Border pixels are repeated beyond the border. With a zoom of 1, to 1e-4 (files round their pixel
-    sizes), the plane is returned as it is; else it is float64.
+    Or with a corner that lies a `phase` of an old pixel farther. Border pixels are repeated beyond
+    the border. With a zoom of 1, to 1e-4 (files round their pixel sizes), and no phase the plane is
+    returned as it is; else it is float64.
     """
-    if is_same_grid(zoom):
+    if is_same_grid(zoom) and not any(phase):
         return pixels
     height, width = zoomed_shape(pixels.shape, zoom)
     whole = slice(0, height), slice(0, width)
-    return resample_part(lambda y, x: pixels[y, x], pixels.shape, zoom, *whole)
+    return resample_part(lambda y, x: pixels[y, x], pixels.shape, zoom, *whole, phase)
 
 
 def is_same_grid(zoom: tuple[float, float]) -> bool:
@@ -95,6 +100,7 @@ def resample_part(
     zoom: tuple[float, float],
     y: slice,
     x: slice,
+    phase: tuple[float, float] = (0.0, 0.0),
 ) -> Num[np.ndarray, "v u"]:
     """Return a part of what `resample` makes of a plane, the same to the last bit.
 
@@ -107,12 +113,15 @@ def resample_part(
     zoom : (y, x)
     y, x : slice
         Of new pixels, both ends given.
+    phase : (y, x)
+        By how much of an old pixel farther they lie.
     """
-    if is_same_grid(zoom):
+    if is_same_grid(zoom) and not any(phase):
         return read(y, x)
     sums = []
-    for part, n, z, new_px in zip((y, x), shape, zoom, zoomed_shape(shape, zoom), strict=True):
-        axis = Axis(new_px, n, 1 / z, 0.0)
+    new_shape = zoomed_shape(shape, zoom)
+    for part, n, z, new_px, shift in zip((y, x), shape, zoom, new_shape, phase, strict=True):
+        axis = Axis(new_px, n, 1 / z, shift * z)
         taps, weights = _taps(axis, part.start, part.stop)
         sums.append((np.clip(taps, 0, n - 1), weights))
     rows, columns = (slice(int(taps.min()), int(taps.max()) + 1) for taps, _ in sums)

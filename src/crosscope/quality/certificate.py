@@ -1,5 +1,6 @@
 """Model + its training pairs -> the model with its certificate: what it can be trusted with."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,12 +17,15 @@ from crosscope.model.model import Model
 from crosscope.prediction.tiling import sharpen
 from crosscope.quality.claim import measure_claim
 from crosscope.quality.disagreement import learn_usual
-from crosscope.quality.domain import learn_domain
+from crosscope.quality.domain import learn_domain, place_crops
+from crosscope.quality.features import STILL, Phases
 from crosscope.quality.inspection import read_usual
 from crosscope.quality.quantities import measure_quantities
 from crosscope.quality.reblur import LIMIT, add_up, learn_forward, make_reblurrer
 
 ENGINE = Engine(1, "float32")
+_PHASES = 16  # crops of as many fields tell how the others were moved
+_LEAST_PHASE = 0.02  # of a source pixel: nothing was moved
 
 
 def certify(
@@ -97,12 +101,17 @@ def certify(
                 apart = [np.abs(sister.disagreement(output, other)) for sister, other in both]
                 found["sisters_beyond_share"] = float((np.max(apart, axis=0) > LIMIT).mean())
             agreement.append(found)
+    phases = find_phases(pairs)
     planes = [
-        resample(plane, (y, x)).astype(np.float32)
+        resample(plane, (y, x), phase).astype(np.float32)
         for image in served
-        for plane in image.pixels.reshape(-1, *image.pixels.shape[-2:])
+        for plane, phase in zip(
+            image.pixels.reshape(-1, *image.pixels.shape[-2:]),
+            itertools.cycle(phases),
+            strict=False,
+        )
     ]
-    domain = learn_domain(model.generator, [*sources, *planes], model.source_scaling)
+    domain = learn_domain(model.generator, [*sources, *planes], model.source_scaling, phases=phases)
     watch(0.5)
     certificate |= {"domain": domain.to_json(), "agreement": agreement}
     if claims:
@@ -114,3 +123,21 @@ def certify(
     if "intervals" in model.certificate:
         certificate["intervals"] = model.certificate["intervals"]
     return replace(model, certificate=certificate)
+
+
+def find_phases(pairs: Sequence[RegisteredPair]) -> Phases:
+    """Return by how much of a source pixel registering moved crops of the sources, y and x.
+
+    Against a raw image that is brought to the targets' grid, corner on corner. None where they were
+    registered before.
+    """
+    found = []
+    for pair in pairs:
+        corners = [(y.start, x.start) for y, x in place_crops(pair.source.pixels.shape)]
+        seen = pair.to_source(np.array(corners, float) + pair.origin_yx_px)
+        found.append((seen - (0.5 / pair.target_px_per_source_px - 0.5) + 0.5) % 1 - 0.5)
+    phases = np.concatenate(found)
+    if np.abs(phases).max() < _LEAST_PHASE:
+        return STILL
+    chosen = np.linspace(0, len(phases) - 1, min(_PHASES, len(phases))).astype(int)
+    return tuple((round(y, 3), round(x, 3)) for y, x in phases[chosen].tolist())

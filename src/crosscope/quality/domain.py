@@ -2,10 +2,13 @@
 
 The mean features of some crops spread over the image are compared with those of the training
 fields: by Mahalanobis's distance, for classical features, for what the generator's bottleneck makes
-of the crops, and for the width of the finest structures alone, which tells another objective or a
-wrong pixel size and would be one among many. How far a field of the same kind may be is what each
-training field is from all others; the fewer crops there are, the farther. Other planes of a place
-are no other crops: their features are averaged.
+of the crops, and for what a wider blur changes, which tells another objective or a wrong pixel size
+and would be one among many. How far a field of the same kind may be is what each training field is
+from all others; the fewer crops there are, the farther. Other planes of a place are no other crops:
+their features are averaged.
+
+Registering resamples the training fields between their pixels, and blurs them so. Crops of a raw
+image are resampled at the same places: else all would seem sharper than what was learnt.
 
 P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
 """
@@ -29,13 +32,13 @@ from crosscope.quality.features import (
     DARK,
     FINENESS,
     NAMES,
-    NOISE,
     SPREAD,
+    STILL,
+    Phases,
     grey_level,
     make_whole,
     measure_features,
-    measure_lost_noise,
-    measure_smoothed_noise,
+    widen,
 )
 
 CROPS, DEEP_CROPS = 16, 4
@@ -55,11 +58,13 @@ _ONE_THREAD = Engine(1, "float32")
 _SATURATED = 0.01  # of the bright pixels
 _BRIGHTEST = 1e6  # times as bright as in training: what is more is not told from it
 _SHRINK = 0.1  # of the covariance towards its diagonal
+_WIDER = 1.2  # what a blur is looked for by
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
 _FEW, _HELD = 3, 4  # of n fields the reach is 1 + 3 / n times as far; 4 crops are one, at least
 _OVERLAPPING, _APART_PX = 8, CROP_PX // 4  # crops of such along a side, at most, and how far apart
+_CLOUDS = ("classical", "deep", "blur")
 _LEAST_RATIO, _MANY = 1.1, 100.0  # from where on a ratio is worth a word, up to where a number
 _TWO_PX = 2 * CROP_PX
 _UNUSUAL = 1.0, 2.0  # standard deviations: of many crops, and how many more of a single one
@@ -115,21 +120,32 @@ class Domain:
 
     Attributes
     ----------
-    classical, deep, fineness : Cloud
+    classical, deep : Cloud
+    blur : Cloud
+        Of one number, the features weighted by `wider`, that changes most where a blur is wider.
+    wider : (f,)
+    fineness : float
+        How fine the finest structures are.
     project : (d, c)
         From the bottleneck's pooled channels, less `middle`, to the components that are kept.
     middle : (c,)
+    phases : tuple of (y, x)
+        By how much of a source pixel registering moved the training fields' crops: what is judged
+        is moved as far.
     """
 
     classical: Cloud
     deep: Cloud
-    fineness: Cloud
+    blur: Cloud
+    wider: Float[np.ndarray, " f"]
+    fineness: float
     project: Float[np.ndarray, "d c"]
     middle: Float[np.ndarray, " c"]
+    phases: Phases
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        clouds = {"classical": self.classical, "deep": self.deep, "fineness": self.fineness}
+        clouds = {name: getattr(self, name) for name in _CLOUDS}
         found: dict[str, Any] = {
             name: {
                 "centre": _rounded(cloud.centre),
@@ -138,8 +154,10 @@ class Domain:
             }
             for name, cloud in clouds.items()
         }
-        arrays = {"project": _rounded(self.project), "middle": _rounded(self.middle)}
-        return found | arrays | {"features": list(NAMES)}
+        arrays = {name: _rounded(getattr(self, name)) for name in ("wider", "project", "middle")}
+        phases = [list(phase) for phase in self.phases]
+        rest = {"fineness": self.fineness, "phases": phases, "features": list(NAMES)}
+        return found | arrays | rest
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Domain":
@@ -147,14 +165,27 @@ class Domain:
 
         OtherVersionError, a ValueError, where other features were measured.
         """
-        if tuple(value["features"]) != NAMES:
+        if tuple(value["features"]) != NAMES or "phases" not in value:
             raise OtherVersionError("the features are those of another version")
-        project, middle = (_array(value[name]) for name in ("project", "middle"))
-        clouds = [_cloud_of(value[name]) for name in ("classical", "deep", "fineness")]
-        sizes = tuple(len(cloud.centre) for cloud in clouds)
-        if sizes != (len(NAMES), len(project), 1) or project.shape[1:] != middle.shape:
+        wider, project, middle = (_array(value[name]) for name in ("wider", "project", "middle"))
+        clouds = {name: _cloud_of(value[name]) for name in _CLOUDS}
+        sizes = [len(cloud.centre) for cloud in clouds.values()]
+        shapes = (sizes, wider.shape, project.shape[1:])
+        wanted = ([len(NAMES), len(project), 1], (len(NAMES),), middle.shape)
+        if shapes != wanted or not value["phases"]:
             raise ValueError("the features' numbers don't fit each other")
-        return cls(clouds[0], clouds[1], clouds[2], project, middle)
+        phases = tuple(
+            (read_number(y, -0.5, 0.5), read_number(x, -0.5, 0.5)) for y, x in value["phases"]
+        )
+        fineness = read_number(value["fineness"], -LARGEST_FEATURE, LARGEST_FEATURE)
+        return cls(
+            **clouds,
+            wider=wider,
+            fineness=fineness,
+            project=project,
+            middle=middle,
+            phases=phases,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,14 +196,14 @@ class Glimpse:
     ----------
     crops : (p, n, y, x)
         The same n places in p planes, on the network's grid, grey values; spread over the image.
+    smoothed_noise : (n,)
+        What `measure_smoothed_noise` says of how each place was resampled.
     independent : float
         How many crops that don't overlap the places hold.
     everything : bool
         Whether nothing else is in the image.
     side_px : int
         The smaller side of the image on that grid.
-    zoom : (y, x)
-        By which the raw image was resampled.
     same_pixels : bool
         Whether its pixels are as wide as those that the model was made for.
     saturated : float
@@ -182,10 +213,10 @@ class Glimpse:
     """
 
     crops: Num[np.ndarray, "p n y x"]
+    smoothed_noise: Float[np.ndarray, " n"]
     independent: float
     everything: bool
     side_px: int
-    zoom: tuple[float, float]
     same_pixels: bool = True
     saturated: float = 0.0
     step: int = 1
@@ -216,12 +247,12 @@ class Belonging:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured of places that show anything: features, how far they are, and how fine."""
+    """What was measured of places that show anything: features, and how far they are."""
 
     values: Float[np.ndarray, "n f"]
     count: float
     distance: float
-    fineness: float
+    blur: float
 
 
 @dataclass(frozen=True)
@@ -233,7 +264,11 @@ class _Note:
 
 
 def learn_domain(
-    generator: nn.Module, sources: Sequence[Num[np.ndarray, "_y _x"]], scaling: Scaling
+    generator: nn.Module,
+    sources: Sequence[Num[np.ndarray, "_y _x"]],
+    scaling: Scaling,
+    *,
+    phases: Phases = STILL,
 ) -> Domain:
     """Learn the kind of image from a model's training fields.
 
@@ -243,6 +278,9 @@ def learn_domain(
     sources : sequence of (y, x)
         On the network's grid, grey values; one is enough, though more tell what may vary.
     scaling : Scaling
+    phases : tuple of (y, x)
+        By how much of a source pixel the sources were moved: see `Domain`. Beside what few fields
+        leave unknown that is nothing.
     """
     place = _overlap if len(sources) <= _FEW else place_crops
     fields = [
@@ -265,13 +303,17 @@ def learn_domain(
         deep = [(channels - middle) @ project.T for channels in pooled]
         held = [min(len(f), _count_apart(s.shape)) for f, s in zip(fields, sources, strict=True)]
     unsure = 1 + _FEW / min(max(_FEW, len(held)), sum(held) / _HELD)
-    fine = [_fineness(values) for values in classical]
+    wider = _learn_wider(fields, classical)
+    clear = [_clear(values) for values in classical]
     return Domain(
-        _make_cloud(classical, unsure),
-        _make_cloud(deep, unsure),
-        _make_cloud(fine, unsure, prior=_PRIOR_WIDTH),
-        project,
-        middle,
+        classical=_make_cloud(classical, unsure),
+        deep=_make_cloud(deep, unsure),
+        blur=_make_cloud([v @ wider[:, None] for v in clear], unsure, prior=_PRIOR_WIDTH),
+        wider=wider,
+        fineness=float(np.concatenate(clear)[:, FINENESS].mean()),
+        project=project,
+        middle=middle,
+        phases=phases if len(sources) > _FEW else STILL,
     )
 
 
@@ -394,7 +436,8 @@ def _measure(
     """Measure scaled crops; None where all show nothing but noise."""
     places = scaled.shape[:2]
     features = measure_features(
-        scaled.reshape(-1, *scaled.shape[2:]), smoothed_noise=measure_smoothed_noise(seen.zoom)
+        scaled.reshape(-1, *scaled.shape[2:]),
+        smoothed_noise=np.tile(seen.smoothed_noise, places[0]),
     )
     signal = features.signal.reshape(places)
     known = np.flatnonzero(signal.any(axis=0))
@@ -406,15 +449,15 @@ def _measure(
     pooled = pool_bottleneck(generator, some.reshape(-1, *some.shape[2:]))
     channels = _by_place(pooled.reshape(*some.shape[:2], -1), signal[:, few])
     deep = (channels - domain.middle) @ domain.project.T
-    fine = _fineness(values)
+    clear = _clear(values)
     share = seen.independent / places[1]
-    fineness = domain.fineness.distance(fine, share * len(fine))
+    blur = domain.blur.distance(clear @ domain.wider[:, None], share * len(clear))
     distance = max(
         domain.classical.distance(values, share * len(values)),
         domain.deep.distance(deep, share * len(deep)),
-        fineness,
+        blur,
     )
-    return _Measured(values, share * len(values), distance, fineness)
+    return _Measured(values, share * len(values), distance, blur)
 
 
 def _scale(crops: Num[np.ndarray, "*shape"], scaling: Scaling) -> Float32[np.ndarray, "*shape"]:
@@ -431,10 +474,35 @@ def _by_place(
     return np.asarray(total / signal.sum(axis=0)[:, None])
 
 
-def _fineness(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m 1"]:
-    """Return how fine those crops are that have contrast: in others noise says it."""
+def _clear(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m f"]:
+    """Return the crops that have contrast: in others noise says how fine they are."""
     contrast = values[:, SPREAD]
-    return values[contrast > contrast.max() - math.log(_CONTRASTS)][:, [FINENESS]]
+    return values[contrast > contrast.max() - math.log(_CONTRASTS)]
+
+
+def _learn_wider(
+    fields: Sequence[Float32[np.ndarray, "_n y x"]], known: Sequence[Float[np.ndarray, "_m f"]]
+) -> Float[np.ndarray, " f"]:
+    """Return the weights of the features by which a wider blur is told best.
+
+    By Fisher's discriminant between crops and the same ones blurred; few fields don't tell how
+    features vary together, and leave the width of the finest structures.
+    R. A. Fisher, Ann. Eugen. 7, 179 (1936).
+    """
+    width = np.eye(len(NAMES))[FINENESS]
+    if len(fields) <= _FEW:
+        return width
+    changes = []
+    for crops in fields:
+        before, after = measure_features(crops), measure_features(widen(crops, _WIDER))
+        changes.append((after.values - before.values)[before.signal])
+    change = np.concatenate(changes)
+    if not change.any():
+        return width
+    _, whiten = _fit(np.concatenate(known), _PRIOR)
+    direction = whiten @ change.mean(axis=0)
+    weights: Float[np.ndarray, " f"] = direction @ whiten / np.linalg.norm(direction)
+    return weights
 
 
 def _make_cloud(
@@ -534,11 +602,9 @@ def _tell_background(grey: float, scaling: Scaling) -> _Note:
 def _differences(domain: Domain, measured: _Measured, seen: Glimpse) -> Iterator[str]:
     """Say which features are more unusual than in fields of the kind, and a microscopist knows."""
     change = measured.values.mean(axis=0) - domain.classical.centre
-    # so much more noise than registered training fields have raw ones of the same kind, too
-    change[NOISE] -= min(max(change[NOISE], 0.0), measure_lost_noise(seen.zoom))
     unusual = np.abs(change) > _unusual(measured.count) * domain.classical.spread
-    change[FINENESS] = _fineness(measured.values).mean() - domain.fineness.centre[0]
-    unusual[FINENESS] = measured.fineness > NEAR
+    change[FINENESS] = _clear(measured.values)[:, FINENESS].mean() - domain.fineness
+    unusual[FINENESS] = measured.blur > NEAR
     for name, (words, more, less) in _SPOKEN.items():
         n = NAMES.index(name)
         ratio = math.exp(min(abs(change[n]), 9.0))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Num
-from scipy import fft, ndimage
+from scipy import fft, ndimage, optimize, special
 
-from crosscope.data.grids import Axis, is_same_grid, resample, resample_within
+from crosscope.data.grids import is_same_grid, resample
 
 CROP_PX = 128
 RINGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 26, 32)
@@ -29,14 +29,18 @@ NAMES = (
     *(f"{what} at {px:g} px" for px in SHAPES_PX for what in ("lines", "curvature")),
     "coherence",
 )
-FINENESS, SPREAD = NAMES.index("fineness"), NAMES.index("spread")
-NOISE, DARK = NAMES.index("band 26 to 32"), NAMES.index("percentile 1")
+FINENESS, SPREAD, DARK = (NAMES.index(name) for name in ("fineness", "spread", "percentile 1"))
+Phases = tuple[tuple[float, float], ...]
+"""By how much of a source pixel crops were moved when they were registered, y and x."""
+STILL: Phases = ((0.0, 0.0),)
 LEAST_GREYS = 16
 """Of fewer grey values nothing is said of the steps in which they come."""
 _SIGNAL = 6.0  # noises of the smoothed crop: noise alone reaches 5.4 in one crop of 2400
 _ABOVE = 1.5  # times the noise: bands that show structure
 _SMOOTH_PX = 2.0
+_EDGE = 8  # blocks: what the filters' borders reach
 _ZOOMS = 0.5, 8.0  # beyond them what a resampling does to noise is taken to be the same
+_SECOND = np.array([1.0, -2.0, 1.0], dtype=np.float32)  # a difference
 _KNEE = 0.05  # scaled units: percentiles are linear below it and logarithms above
 _SMALL = 1e-6
 
@@ -64,11 +68,13 @@ def make_whole(crop: Num[np.ndarray, "_y _x"]) -> Num[np.ndarray, "y x"]:
 
 
 def measure_features(
-    crops: Float32[np.ndarray, "n y x"], *, smoothed_noise: float = 1.0
+    crops: Float32[np.ndarray, "n y x"],
+    *,
+    smoothed_noise: float | Float[np.ndarray, " n"] = 1.0,
 ) -> Features:
     """Measure scaled crops: background about 0, bright structures about 1.
 
-    `smoothed_noise` is what `measure_smoothed_noise` says of how they were resampled.
+    `smoothed_noise` is what `measure_smoothed_noise` says of how they, or each, were resampled.
     """
     blocks = _in_blocks(crops)
     smooth = ndimage.gaussian_filter(blocks, (0, _SMOOTH_PX / 2, _SMOOTH_PX / 2))
@@ -99,47 +105,73 @@ def measure_features(
     return Features(np.column_stack(columns).astype(np.float64), signal)
 
 
+def widen(crops: Float32[np.ndarray, "n y x"], times: float) -> Float32[np.ndarray, "n y x"]:
+    """Return crops in which structures are wider, by so many times of the finest; noise stays.
+
+    What is above the noise, by its power in rings of frequency (Wiener), is blurred by a Gaussian.
+    """
+    _, fineness = _bands(_in_blocks(crops))
+    height, width = crops.shape[1:]
+    y, x = np.ogrid[:height, :width]
+    cycles = CROP_PX / 2 * np.hypot(y / height, x / width)
+    ring = cycles.astype(int)
+    pixels = np.bincount(ring.ravel())
+    wider = []
+    for crop, fine in zip(crops, fineness, strict=True):
+        part = fft.dctn(crop, norm="ortho")
+        power = np.bincount(ring.ravel(), np.square(part).ravel()) / pixels + _SMALL**2
+        noise = _ABOVE * power[RINGS[-2] : RINGS[-1]].mean()
+        structure = np.where(cycles < RINGS[-1], 1 - np.minimum(noise / power, 1)[ring], 0)
+        # a Gaussian whose transform is exp(-k^2 w^2) has this fineness
+        lost = 1 - np.exp(-np.square(cycles) * (times**2 - 1) * np.exp(2 * fine))
+        wider.append(fft.idctn(part * (1 - structure * lost), norm="ortho"))
+    return np.array(wider, np.float32)
+
+
 def grey_level(percentile: float) -> float:
     """Return the scaled grey level that a feature of the name "percentile" means."""
     return _KNEE * math.sinh(percentile)
 
 
 @functools.cache
-def measure_smoothed_noise(zoom: tuple[float, float]) -> float:
+def measure_smoothed_noise(
+    zoom: tuple[float, float], phase: tuple[float, float] = STILL[0]
+) -> float:
     """Return how much more noise a smoothed crop has than its finest detail tells.
 
-    Resampling to a finer grid makes neighbours alike: of white noise less is left in the finest
-    detail, by which noise is measured, than in what is smoothed. 1 where nothing was resampled.
+    Resampling to a finer grid, or by a part of a pixel farther, makes neighbours alike: of white
+    noise less is left in the finest detail, by which noise is measured, than in what is smoothed.
+    1 where nothing was resampled.
     """
-    if is_same_grid(zoom):
+    if is_same_grid(zoom) and not any(phase):
         return 1.0
-    zoom = _within(zoom)
-    blocks = _in_blocks(_cut_crops(resample(_white(zoom), zoom)))
-    smooth = ndimage.gaussian_filter(blocks, (0, _SMOOTH_PX / 2, _SMOOTH_PX / 2))
-    told = _noise(blocks) / (np.sqrt(np.pi) * _SMOOTH_PX)
-    return float((smooth.std(axis=(1, 2)) / told).mean())
-
-
-@functools.cache
-def measure_lost_noise(zoom: tuple[float, float]) -> float:
-    """Return how much more of the finest noise a raw image has than a registered one, a logarithm.
-
-    Both lie on the network's grid; the registered one was resampled by any shift.
-    """
-    zoom = _within(zoom)
-    white, shifts = _white(zoom), np.random.default_rng(1).uniform(-0.5, 0.5, (8, 2))
-    moved = []
-    for shift in shifts:  # in source pixels
-        axes = [
-            Axis(int(n * z), n, 1 / z, z * s)
-            for n, z, s in zip(white.shape, zoom, shift, strict=True)
-        ]
-        moved.append(_cut_crops(resample_within(white, *axes)))
-    raw, registered = (
-        measure_features(crops).values[:, NOISE].mean()
-        for crops in (_cut_crops(resample(white, zoom)), np.concatenate(moved))
+    (smooth_y, fine_y), (smooth_x, fine_x) = (
+        _noise_left(float(np.clip(z, *_ZOOMS)), p) for z, p in zip(zoom, phase, strict=True)
     )
-    return max(0.0, float(raw - registered))
+    deviations = np.sqrt(np.outer(fine_y, fine_x))
+
+    def above_half(median: float) -> float:
+        return float(special.erf(median / deviations / np.sqrt(2)).mean() - 0.5)
+
+    median = optimize.brentq(above_half, 0.0, 2 * deviations.max())
+    told = _noise_of(median) / (np.sqrt(np.pi) * _SMOOTH_PX)
+    return float(np.sqrt(smooth_y.mean() * smooth_x.mean()) / told)
+
+
+def _noise_left(
+    zoom: float, phase: float
+) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
+    """Return what is left of white noise, variances along one axis: smoothed, and finest detail.
+
+    All that is done to a crop is done along one axis and the other.
+    """
+    pixels = np.eye(math.ceil(CROP_PX / zoom) + 2)
+    rows = resample(pixels, (zoom, 1.0), (phase, 0.0))[:CROP_PX]
+    blocks = (rows[::2] + rows[1::2]) / 2
+    smooth = ndimage.gaussian_filter1d(blocks, _SMOOTH_PX / 2, axis=0)
+    fine = ndimage.correlate1d(blocks, _SECOND, axis=0)
+    smooth, fine = (np.square(each[_EDGE:-_EDGE]).sum(axis=1) for each in (smooth, fine))
+    return smooth, fine
 
 
 def find_step(pixels: Num[np.ndarray, "*shape"]) -> int:
@@ -154,38 +186,22 @@ def find_step(pixels: Num[np.ndarray, "*shape"]) -> int:
     return step if step > 1 and len(np.unique(pixels)) >= LEAST_GREYS else 1
 
 
-def saturated_share(pixels: Num[np.ndarray, "*shape"]) -> float:
+def saturated_share(pixels: Num[np.ndarray, "*shape"], step: int = 1) -> float:
     """Return what part of the bright pixels is cut off at the highest grey value; 0 if none is.
 
-    Of raw pixels: resampling wipes it out. Grey values thin out towards the brightest; where at
-    least 5 pixels, and three times as many as in the 3 % of the range below (one grey value, at
-    least), share the highest one, light was cut off.
+    Of raw pixels, whose grey values come in steps: resampling wipes it out. Grey values thin out
+    towards the brightest. Where at least 5 pixels share the highest one, and more than in the 3 %
+    of the range below, light was cut off; three times as many if that holds but one grey value.
     """
     highest, middle = float(pixels.max()), float(np.median(pixels))
     rise = highest - middle
     at_top = int((pixels == highest).sum())
-    step = 0 if pixels.dtype.kind == "f" else 1
-    below = int((pixels >= highest - max(0.03 * rise, step)).sum()) - at_top
-    if rise <= 0 or at_top < 5 or at_top < 3 * below:
+    least = 0 if pixels.dtype.kind == "f" else step
+    span = max(0.03 * rise, least)
+    below = int((pixels >= highest - span).sum()) - at_top
+    if rise <= 0 or at_top < 5 or at_top * span < (span + 2 * least) * below:
         return 0.0
     return at_top / int((pixels > middle + 0.3 * rise).sum())
-
-
-def _within(zoom: tuple[float, float]) -> tuple[float, float]:
-    y, x = np.clip(zoom, *_ZOOMS).tolist()
-    return y, x
-
-
-def _white(zoom: tuple[float, float]) -> Float[np.ndarray, "y x"]:
-    """Return white noise, of about 3 x 3 crops when it is resampled."""
-    shape = [math.ceil(3.1 * CROP_PX / z) + 4 for z in zoom]
-    return np.random.default_rng(0).normal(size=shape)
-
-
-def _cut_crops(image: Float[np.ndarray, "_y _x"]) -> Float32[np.ndarray, "n y x"]:
-    corners = itertools.product(*(range(0, n - CROP_PX + 1, CROP_PX) for n in image.shape))
-    cut = [image[y : y + CROP_PX, x : x + CROP_PX] for y, x in corners]
-    return np.stack(cut).astype(np.float32)
 
 
 def _in_blocks(crops: Float32[np.ndarray, "n y x"]) -> Float32[np.ndarray, "n v u"]:
@@ -198,9 +214,13 @@ def _in_blocks(crops: Float32[np.ndarray, "n y x"]) -> Float32[np.ndarray, "n v 
 
 def _noise(crops: Float32[np.ndarray, "n y x"]) -> Float[np.ndarray, " n"]:
     """Return the standard deviation of white noise, by Immerkaer's mask."""
-    second = np.array([1.0, -2.0, 1.0], dtype=np.float32)
-    fine = ndimage.correlate1d(ndimage.correlate1d(crops, second, axis=1), second, axis=2)
-    return np.asarray(np.median(np.abs(fine), axis=(1, 2)) / 6 / 0.6745)
+    fine = ndimage.correlate1d(ndimage.correlate1d(crops, _SECOND, axis=1), _SECOND, axis=2)
+    return np.asarray(_noise_of(np.median(np.abs(fine), axis=(1, 2))))
+
+
+def _noise_of(median: Float[np.ndarray, "*shape"] | float) -> Float[np.ndarray, "*shape"] | float:
+    """Return the deviation of white noise, by the median of what Immerkaer's mask makes of it."""
+    return median / 6 / 0.6745
 
 
 def _bands(

@@ -6,6 +6,7 @@ as far as light from beyond it shines in, nothing can be said, and the map is 0.
 """
 
 import functools
+import itertools
 import math
 import threading
 from collections import deque
@@ -68,7 +69,13 @@ from crosscope.quality.domain import (
     place_crops,
     place_raw,
 )
-from crosscope.quality.features import find_step, make_whole, saturated_share
+from crosscope.quality.features import (
+    STILL,
+    find_step,
+    make_whole,
+    measure_smoothed_noise,
+    saturated_share,
+)
 from crosscope.quality.forward import Forward
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
 
@@ -350,6 +357,8 @@ class View:
         Whether its pixels are as wide as those that the model was made for.
     rolling_average : float or None
         By which its frames were predicted.
+    registered : bool
+        Whether it was resampled before, by registering.
     """
 
     model: Model
@@ -360,6 +369,7 @@ class View:
     label: str
     same_pixels: bool = True
     rolling_average: float | None = None
+    registered: bool = False
 
     @property
     def places(self) -> list[Place]:
@@ -374,14 +384,17 @@ class View:
         """Height and width on the target's grid."""
         return zoomed_shape(self.slide.image.pixels.shape[-2:], self.zoom)
 
-    def read(self, place: Place, y: slice, x: slice) -> Num[np.ndarray, "_y _x"]:
-        """Read a part on the target's grid."""
+    def read(
+        self, place: Place, y: slice, x: slice, *, phase: tuple[float, float] = (0.0, 0.0)
+    ) -> Num[np.ndarray, "_y _x"]:
+        """Read a part on the target's grid, or a phase of a source pixel farther."""
         return resample_part(
             lambda v, u: self.slide.read(place, v, u),
             self.slide.image.pixels.shape[-2:],
             self.zoom,
             y,
             x,
+            phase,
         )
 
     def average(
@@ -427,21 +440,28 @@ def judge_view(view: View) -> Belonging:
     chosen = [
         places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
     ]
-    spots = list(cover(view.shape))
-    crops = np.stack([[make_whole(view.read(place, *at)) for at in spots] for place in chosen])
+    phases = STILL if view.registered else domain.phases
+    spots = list(zip(cover(view.shape), itertools.cycle(phases), strict=False))
+    crops = np.stack(
+        [
+            [make_whole(view.read(place, y, x, phase=phase)) for (y, x), phase in spots]
+            for place in chosen
+        ]
+    )
     _require_finite(view.slide, crops)
     height, width = view.slide.image.pixels.shape[-2:]
     raw_spots = list(place_raw((height, width)))
     raw = np.stack([view.slide.read(place, y, x) for place in chosen for y, x in raw_spots])
+    step = find_step(raw)
     glimpse = Glimpse(
         crops=crops,
+        smoothed_noise=np.array([measure_smoothed_noise(view.zoom, phase) for _, phase in spots]),
         independent=count_independent(view.shape),
         everything=chosen == places and is_covered(view.shape),
         side_px=min(view.shape),
-        zoom=view.zoom,
         same_pixels=view.same_pixels,
-        saturated=saturated_share(raw),
-        step=find_step(raw),
+        saturated=saturated_share(raw, step),
+        step=step,
     )
     return judge_domain(view.model.generator, domain, glimpse, view.scaling)
 

@@ -69,6 +69,7 @@ def judge_pair(
         zoom=(1.0, 1.0),
         scaling=model.source_scaling,
         label="",
+        registered=True,
     )
     forward = read_certificate(model, "forward", Forward.from_json)
     walk = Walk(
