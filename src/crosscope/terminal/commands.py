@@ -43,10 +43,6 @@ PixelSize = Annotated[
     float | None, typer.Option(min=1e-3, help="Where the file says nothing, or is wrong.")
 ]
 Offset = Annotated[float | None, typer.Option(help="Grey level of zero light; else the model's.")]
-RollingAverage = Annotated[
-    float | None,
-    typer.Option(help="Of a time-lapse: weight of the frame before, and of that after, 0 to 1/3."),
-]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -513,7 +509,12 @@ def predict(
         float,
         typer.Option(min=0, max=1, help="From the adversarial model, 0, to its twin, 1."),
     ] = 0.0,
-    rolling_average: RollingAverage = None,
+    rolling_average: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a time-lapse: weight of the frame before, and of that after, 0 to 1/3."
+        ),
+    ] = None,
     intervals: Annotated[
         bool,
         typer.Option("--intervals", help="Write bounds of every pixel, too: see calibrate."),
