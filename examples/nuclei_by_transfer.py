@@ -14,7 +14,6 @@ from typing import Any
 
 from beads_confocal_to_sted import BEADS
 from recipes import (
-    BLUR,
     POINTS,
     Size,
     View,
@@ -81,7 +80,7 @@ def cards(figures: Mapping[str, Any], size: Size, seed: int) -> dict[str, dict[s
         size=size,
         seed=seed,
         init=START,
-        limits=(POINTS, BLUR),
+        limits=(POINTS,),
     )
     return {"confocal-sted-nuclei": card}
 
