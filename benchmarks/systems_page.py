@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from page_tables import fill_page, table
-from systems import ABLATIONS, FULL, LINES, PERFECT_PER_UM, RESULT, SEED, SEEDS, VIEWS
+from systems import ABLATIONS, FULL, LINES, MORE, PERFECT_PER_UM, RESULT, SEED, SEEDS, VIEWS
 
 import crosscope as cs
 from crosscope.report.picture import draw_fields
@@ -66,6 +66,7 @@ def main() -> None:
         "beads": by_method([jobs[f"beads-{seed}"] for seed in SEEDS]),
         "wide-field": wide_field(jobs["widefield-1000"]),
         "perfect": perfect(jobs["perfect wide-field"]),
+        "more": more(jobs),
         "crossed": crossed(jobs["widefield-1000"]),
         "nuclei": nuclei(jobs["nuclei-1000"]),
         "curve": curve(jobs["nuclei-1000"]),
@@ -151,6 +152,23 @@ def perfect(figures: Figures) -> list[str]:
         for name, found in figures.items()
     ]
     head = [f"perfect up to {end} per um" for end in PERFECT_PER_UM]
+    return table(["PSNR, dB", *head], rows)
+
+
+def more(jobs: Mapping[str, Figures]) -> list[str]:
+    """Return what more fields, steps or channels bring, and turned fields beside them."""
+    rows = []
+    for name in MORE:
+        if name in jobs:
+            psnr = jobs[name]["psnr_db"]
+            before, adversary = (
+                psnr.get("twin", psnr["output"]),
+                psnr.get("twin") and psnr["output"],
+            )
+            found = (psnr["lucy_richardson"], before, adversary, psnr["turned"])
+            gain = max(value for value in found if value) - psnr["lucy_richardson"]
+            rows.append([name, *(value and f"{value:.2f}" for value in found), f"{gain:.2f}"])
+    head = ["Richardson-Lucy", "before the adversary", "output", "turned and flipped", "gain"]
     return table(["PSNR, dB", *head], rows)
 
 
