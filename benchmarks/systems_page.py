@@ -166,7 +166,7 @@ def more(jobs: Mapping[str, Figures]) -> list[str]:
                 psnr.get("twin") and psnr["output"],
             )
             found = (psnr["lucy_richardson"], before, adversary, psnr["turned"])
-            gain = max(value for value in found if value) - psnr["lucy_richardson"]
+            gain = max(value for value in found[1:] if value) - psnr["lucy_richardson"]
             rows.append([name, *(value and f"{value:.2f}" for value in found), f"{gain:.2f}"])
     head = ["Richardson-Lucy", "before the adversary", "output", "turned and flipped", "gain"]
     return table(["PSNR, dB", *head], rows)

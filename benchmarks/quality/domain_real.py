@@ -20,7 +20,6 @@ from machine import describe_machine
 from recipes import DATA
 
 import crosscope as cs
-from crosscope.quality.certificate import find_phases
 from crosscope.quality.domain import learn_domain
 
 
@@ -94,12 +93,7 @@ def judge_all(
     half = pair.source.pixels.shape[each.axis] // 2
     learnt = cs.take_part(pair, axis=each.axis, start=0, stop=half)
     model = cs.train([learnt], cs.TrainingPlan(steps=steps, threads=1))
-    domain = learn_domain(
-        model.generator,
-        [learnt.source.pixels],
-        model.source_scaling,
-        phases=find_phases([learnt]),
-    )
+    domain = learn_domain(model.generator, [learnt.source.pixels], model.source_scaling)
     model = replace(model, certificate={"domain": domain.to_json()})
     shown = {"same field": second_half(raw, pair, each.axis, half)}
     shown |= {other: image for other, image in images.items() if other != name}

@@ -590,6 +590,14 @@ def test_a_broken_listing_is_named(tmp_path: Path, registered: RegisteredPair, t
         read_registered(tmp_path / "out")
 
 
+def test_a_transform_that_is_no_number_is_named(tmp_path: Path, registered: RegisteredPair) -> None:
+    record = write_registered([registered], tmp_path / "out")
+    record["pairs"][0]["transform"][0][2] = float("nan")
+    (tmp_path / "out" / "pairs.json").write_text(json.dumps(record))
+    with pytest.raises(PairError, match=r"pairs\.json: is not a list"):
+        read_registered(tmp_path / "out")
+
+
 def test_a_listing_never_leads_out_of_its_folder(
     tmp_path: Path, registered: RegisteredPair
 ) -> None:

@@ -179,6 +179,39 @@ def test_on_a_finer_grid_the_phase_is_counted_from_where_raw_images_lie(shift_px
     assert (phases == STILL) == (apart == 0)
 
 
+@pytest.mark.parametrize("side_px", [256, 500, 593])
+def test_noise_is_no_signal_wherever_crops_begin(side_px: int, rng: np.random.Generator) -> None:
+    """On a grid twice as fine every second crop may begin in the middle of a source pixel."""
+    dark = 100 + 2 * rng.poisson(20, (side_px, side_px)) + rng.normal(0, 3, (side_px, side_px))
+    image = cs.Image(dark.astype(np.uint16), "yx", (650.0, 650.0))
+    found = cs.check(cs.Model.load("widefield-20x-txred"), image)
+    assert (found.verdict, found.numbers["signal"]) == ("doubtful", False)
+
+
+@pytest.mark.parametrize("side_px", [512, 582])
+def test_pairs_that_were_not_moved_are_still_wherever_crops_begin(side_px: int) -> None:
+    (pair,) = cs.simulate("tirf-sim", pairs=1, size_px=side_px, seed=5201)
+    registered = cs.register(cs.RawPair("pits", pair.source, pair.target))
+    fine = registered.source.with_pixels(np.zeros((side_px, side_px), np.float32))
+    matrix = np.array([[0.5, 0.0, -0.25], [0.0, 0.5, -0.25]])
+    known = replace(
+        registered, source=fine, target=fine, transform=Transform(matrix), origin_yx_px=(0, 0)
+    )
+    assert find_phases([known]) == STILL
+    (moved, *_) = find_phases([replace(known, origin_yx_px=(1, 0))])
+    assert moved == pytest.approx((0.5, 0.0)) or moved == pytest.approx((-0.5, 0.0))
+
+
+@pytest.mark.parametrize(("fields", "learns"), [(3, False), (5, False), (8, True)])
+def test_what_tells_a_blur_is_learnt_where_there_is_enough_to_learn_from(
+    beads: cs.Model, fields: int, learns: bool
+) -> None:
+    simulated = cs.simulate("confocal-sted", pairs=fields, size_px=512, seed=5301)
+    sources = [pair.source.pixels.astype(np.float32) for pair in simulated]
+    domain = learn_domain(beads.generator, sources, beads.source_scaling)
+    assert (np.count_nonzero(domain.wider) > 1) == learns
+
+
 def test_crops_are_spread_over_the_image() -> None:
     places = list(place_crops((1000, 600)))
     assert len(places) == 16

@@ -94,10 +94,14 @@ class Transform:
     def from_json(cls, value: dict[str, Any]) -> "Transform":
         """Rebuild a transform; ValueError, KeyError or TypeError where it is none."""
         matrix = np.array(value["transform"], dtype=np.float64).reshape(2, 3)
+        if not np.isfinite(matrix).all():
+            raise ValueError("a transform that is not finite")
         bend = value.get("bend")
         if bend is None:
             return cls(matrix)
         knots = np.array(bend["knots_px"], dtype=np.float64)
+        if not np.isfinite(knots).all():
+            raise ValueError("a bend that is not finite")
         if knots.ndim != 3 or knots.shape[0] != 2 or not float(bend["spacing_px"]) > 0:
             raise ValueError(f"a bend with knots of shape {knots.shape}")
         return cls(matrix, Bend(float(bend["spacing_px"]), knots))

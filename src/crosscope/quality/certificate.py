@@ -18,13 +18,13 @@ from crosscope.prediction.tiling import sharpen
 from crosscope.quality.claim import measure_claim
 from crosscope.quality.disagreement import learn_usual
 from crosscope.quality.domain import learn_domain, place_crops
-from crosscope.quality.features import STILL, Phases
+from crosscope.quality.features import STILL, Phases, wrap
 from crosscope.quality.inspection import read_usual
 from crosscope.quality.quantities import measure_quantities
 from crosscope.quality.reblur import LIMIT, add_up, learn_forward, make_reblurrer
 
 ENGINE = Engine(1, "float32")
-_PHASES = 16  # crops of as many fields tell how the others were moved
+_PHASES = 16  # crops of all fields tell how the others were moved
 _LEAST_PHASE = 0.02  # of a source pixel: nothing was moved
 
 
@@ -126,18 +126,20 @@ def certify(
 
 
 def find_phases(pairs: Sequence[RegisteredPair]) -> Phases:
-    """Return by how much of a source pixel registering moved crops of the sources, y and x.
+    """Return where in a source pixel registering took the corners of crops from, y and x.
 
-    Against a raw image that is brought to the targets' grid, corner on corner. None where they were
-    registered before.
+    Counted from where the first pixel lies of a raw image that is brought to the targets' grid.
+    STILL where crops lie as in such an image, as where pairs were registered before.
     """
-    found = []
+    found, moved = [], []
     for pair in pairs:
-        corners = [(y.start, x.start) for y, x in place_crops(pair.source.pixels.shape)]
-        seen = pair.to_source(np.array(corners, float) + pair.origin_yx_px)
-        found.append((seen - (0.5 / pair.target_px_per_source_px - 0.5) + 0.5) % 1 - 0.5)
+        zoom = pair.target_px_per_source_px
+        corners = np.array([(y.start, x.start) for y, x in place_crops(pair.source.pixels.shape)])
+        seen = pair.to_source(corners + np.array(pair.origin_yx_px, np.float64))
+        found.append(wrap(seen - (0.5 / zoom - 0.5)))
+        moved.append(wrap(found[-1] - corners / zoom))
     phases = np.concatenate(found)
-    if np.abs(phases).max() < _LEAST_PHASE:
+    if np.abs(np.concatenate(moved)).max() < _LEAST_PHASE:
         return STILL
     chosen = np.linspace(0, len(phases) - 1, min(_PHASES, len(phases))).astype(int)
     return tuple((round(y, 3), round(x, 3)) for y, x in phases[chosen].tolist())

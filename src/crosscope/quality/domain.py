@@ -15,9 +15,9 @@ P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from crosscope.quality.features import (
     widen,
 )
 
+Value = TypeVar("Value")
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of a plane are looked at, and by the network."""
 DEEP = 8
@@ -59,9 +60,11 @@ _SATURATED = 0.01  # of the bright pixels
 _BRIGHTEST = 1e6  # times as bright as in training: what is more is not told from it
 _SHRINK = 0.1  # of the covariance towards its diagonal
 _WIDER = 1.2  # what a blur is looked for by
+_WIDTH = np.eye(len(NAMES))[FINENESS]  # the weights that leave the finest structures' alone
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
+_ENOUGH = 3  # crops for each feature tell how these vary together
 _FEW, _HELD = 3, 4  # of n fields the reach is 1 + 3 / n times as far; 4 crops are one, at least
 _OVERLAPPING, _APART_PX = 8, CROP_PX // 4  # crops of such along a side, at most, and how far apart
 _CLOUDS = ("classical", "deep", "blur")
@@ -70,10 +73,10 @@ _TWO_PX = 2 * CROP_PX
 _UNUSUAL = 1.0, 2.0  # standard deviations: of many crops, and how many more of a single one
 _EXPLAINS = 0.75  # of the distance, or less, is left without what explains it
 _SPOKEN = {
-    "fineness": ("the finest structures are {} times {} than in training", "wider", "finer"),
-    "percentile 99.9": ("the brightest structures have {} times {} light", "more", "less"),
-    "density": ("bright structures cover {} times {} area", "more", "less"),
-    "band 26 to 32": ("the noise has {} times {} power", "more", "less"),
+    "fineness": ("the finest structures are {} {} than in training", "wider", "finer"),
+    "percentile 99.9": ("the brightest structures have {} {} light", "more", "less"),
+    "density": ("bright structures cover {} {} area", "more", "less"),
+    "band 26 to 32": ("the noise has {} {} power", "more", "less"),
 }
 
 
@@ -125,13 +128,13 @@ class Domain:
         Of one number, the features weighted by `wider`, that changes most where a blur is wider.
     wider : (f,)
     fineness : float
-        How fine the finest structures are.
+        The logarithm of the finest structures' width, as in `NAMES`.
     project : (d, c)
         From the bottleneck's pooled channels, less `middle`, to the components that are kept.
     middle : (c,)
     phases : tuple of (y, x)
-        By how much of a source pixel registering moved the training fields' crops: what is judged
-        is moved as far.
+        Where in a source pixel registering took the training fields' crops from: those of what is
+        judged are taken from there, too. STILL where nothing was moved, or fields are few.
     """
 
     classical: Cloud
@@ -279,15 +282,15 @@ def learn_domain(
         On the network's grid, grey values; one is enough, though more tell what may vary.
     scaling : Scaling
     phases : tuple of (y, x)
-        By how much of a source pixel the sources were moved: see `Domain`. Beside what few fields
-        leave unknown that is nothing.
+        Where in a source pixel the sources' crops were taken from: see `Domain`. Beside what few
+        fields leave unknown that is nothing.
     """
     place = _overlap if len(sources) <= _FEW else place_crops
     fields = [
         scaling.apply(np.stack([make_whole(source[at]) for at in place(source.shape)]))
         for source in sources
     ]
-    classical, deep, held = [], [], []
+    classical, shown, deep, held = [], [], [], []
     pooled = [pool_bottleneck(generator, crops) for crops in fields]
     middle = np.concatenate(pooled).mean(axis=0)
     _, _, components = np.linalg.svd(np.concatenate(pooled) - middle, full_matrices=False)
@@ -297,20 +300,20 @@ def learn_domain(
         if features.signal.any():
             held.append(features.signal.mean() * min(len(crops), _count_apart(source.shape)))
             classical.append(features.values[features.signal])
+            shown.append(crops)
             deep.append((channels[features.signal] - middle) @ project.T)
     if not classical:  # nothing but noise: everything is alike
         classical = [measure_features(crops).values for crops in fields]
         deep = [(channels - middle) @ project.T for channels in pooled]
         held = [min(len(f), _count_apart(s.shape)) for f, s in zip(fields, sources, strict=True)]
     unsure = 1 + _FEW / min(max(_FEW, len(held)), sum(held) / _HELD)
-    wider = _learn_wider(fields, classical)
-    clear = [_clear(values) for values in classical]
+    blur, wider = _learn_blur(classical, shown, unsure)
     return Domain(
         classical=_make_cloud(classical, unsure),
         deep=_make_cloud(deep, unsure),
-        blur=_make_cloud([v @ wider[:, None] for v in clear], unsure, prior=_PRIOR_WIDTH),
+        blur=blur,
         wider=wider,
-        fineness=float(np.concatenate(clear)[:, FINENESS].mean()),
+        fineness=float(np.concatenate([_clear(v) for v in classical])[:, FINENESS].mean()),
         project=project,
         middle=middle,
         phases=phases if len(sources) > _FEW else STILL,
@@ -480,42 +483,72 @@ def _clear(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m f"]:
     return values[contrast > contrast.max() - math.log(_CONTRASTS)]
 
 
+def _learn_blur(
+    known: Sequence[Float[np.ndarray, "_n f"]],
+    shown: Sequence[Float32[np.ndarray, "_m y x"]],
+    unsure: float,
+) -> tuple[Cloud, Float[np.ndarray, " f"]]:
+    """Return the cloud of the blur, and the weights of the features that it is of.
+
+    Of little the weights are those of the finest structures' width alone: it does not tell how
+    features vary together.
+    """
+    clear = [_clear(values) for values in known]
+
+    def weighted(by: Float[np.ndarray, " f"]) -> list[Float[np.ndarray, "_n 1"]]:
+        return [values @ by[:, None] for values in clear]
+
+    if len(shown) <= _FEW or sum(map(len, known)) < _ENOUGH * len(NAMES):
+        return _make_cloud(weighted(_WIDTH), unsure, prior=_PRIOR_WIDTH), _WIDTH
+    changes = []
+    for crops in shown:
+        before, after = measure_features(crops), measure_features(widen(crops, _WIDER))
+        changes.append((after.values - before.values)[before.signal])
+
+    def unseen(n: int) -> list[Float[np.ndarray, "_n 1"]]:
+        return weighted(_learn_wider(_without(known, n), _without(changes, n)))
+
+    wider = _learn_wider(known, changes)
+    return _make_cloud(weighted(wider), unsure, prior=_PRIOR_WIDTH, unseen=unseen), wider
+
+
 def _learn_wider(
-    fields: Sequence[Float32[np.ndarray, "_n y x"]], known: Sequence[Float[np.ndarray, "_m f"]]
+    fields: Sequence[Float[np.ndarray, "_n f"]], changes: Sequence[Float[np.ndarray, "_m f"]]
 ) -> Float[np.ndarray, " f"]:
     """Return the weights of the features by which a wider blur is told best.
 
-    By Fisher's discriminant between crops and the same ones blurred; few fields don't tell how
-    features vary together, and leave the width of the finest structures.
-    R. A. Fisher, Ann. Eugen. 7, 179 (1936).
+    By Fisher's discriminant between crops and the same ones blurred; where that changes nothing,
+    the width of the finest structures. R. A. Fisher, Ann. Eugen. 7, 179 (1936).
     """
-    width = np.eye(len(NAMES))[FINENESS]
-    if len(fields) <= _FEW:
-        return width
-    changes = []
-    for crops in fields:
-        before, after = measure_features(crops), measure_features(widen(crops, _WIDER))
-        changes.append((after.values - before.values)[before.signal])
-    change = np.concatenate(changes)
-    if not change.any():
-        return width
-    _, whiten = _fit(np.concatenate(known), _PRIOR)
-    direction = whiten @ change.mean(axis=0)
+    _, whiten = _fit(np.concatenate(fields), _PRIOR)
+    direction = whiten @ np.concatenate(changes).mean(axis=0)
+    if not direction.any():
+        return _WIDTH
     weights: Float[np.ndarray, " f"] = direction @ whiten / np.linalg.norm(direction)
     return weights
 
 
+def _without(values: Sequence[Value], n: int) -> list[Value]:
+    return [each for m, each in enumerate(values) if m != n]
+
+
 def _make_cloud(
-    fields: Sequence[Float[np.ndarray, "_n f"]], unsure: float, *, prior: float = _PRIOR
+    fields: Sequence[Float[np.ndarray, "_n f"]],
+    unsure: float,
+    *,
+    prior: float = _PRIOR,
+    unseen: Callable[[int], Sequence[Float[np.ndarray, "_n f"]]] | None = None,
 ) -> Cloud:
+    """Learn where crops lie; `unseen` shows all of them by what was learnt without a field."""
     centre, whiten = _fit(np.concatenate(fields), prior)
     rng = np.random.default_rng(0)
     reach = []
     for count in COUNTS:
         # of independent crops the mean's distance would be about the root of f / count
         far = [_LEAST_REACH * math.sqrt(len(centre) / count)]
-        for n, part in enumerate(fields):
-            others = [each for m, each in enumerate(fields) if m != n]
+        for n in range(len(fields)):
+            seen = unseen(n) if unseen else fields
+            part, others = seen[n], _without(seen, n)
             if others:
                 about, white = _fit(np.concatenate(others), prior)
                 for _ in range(1 if count >= len(part) else 8):
@@ -603,15 +636,20 @@ def _differences(domain: Domain, measured: _Measured, seen: Glimpse) -> Iterator
     """Say which features are more unusual than in fields of the kind, and a microscopist knows."""
     change = measured.values.mean(axis=0) - domain.classical.centre
     unusual = np.abs(change) > _unusual(measured.count) * domain.classical.spread
-    change[FINENESS] = _clear(measured.values)[:, FINENESS].mean() - domain.fineness
+    clear = _clear(measured.values)
+    change[FINENESS] = clear[:, FINENESS].mean() - domain.fineness
     unusual[FINENESS] = measured.blur > NEAR
     for name, (words, more, less) in _SPOKEN.items():
         n = NAMES.index(name)
         ratio = math.exp(min(abs(change[n]), 9.0))
+        times = f"{ratio:.2g} times" if ratio < _MANY else f"over {_MANY:g} times"
+        rises = change[n] > 0
+        if n == FINENESS and ratio < _LEAST_RATIO:  # told by other features
+            times, ratio = "a little", _LEAST_RATIO
+            rises = (clear @ domain.wider).mean() > domain.blur.centre[0]
         if ratio >= _LEAST_RATIO and unusual[n]:
-            times = f"{ratio:.2g}" if ratio < _MANY else f"over {_MANY:g}"
             asked = n == FINENESS and seen.same_pixels and not seen.saturated
-            told = words.format(times, more if change[n] > 0 else less)
+            told = words.format(times, more if rises else less)
             yield f"{told}: another objective?" if asked else told
 
 

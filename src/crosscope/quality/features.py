@@ -31,7 +31,7 @@ NAMES = (
 )
 FINENESS, SPREAD, DARK = (NAMES.index(name) for name in ("fineness", "spread", "percentile 1"))
 Phases = tuple[tuple[float, float], ...]
-"""By how much of a source pixel crops were moved when they were registered, y and x."""
+"""By how much of a source pixel crops' corners lie beside those of a raw image, y and x."""
 STILL: Phases = ((0.0, 0.0),)
 LEAST_GREYS = 16
 """Of fewer grey values nothing is said of the steps in which they come."""
@@ -133,7 +133,12 @@ def grey_level(percentile: float) -> float:
     return _KNEE * math.sinh(percentile)
 
 
-@functools.cache
+def wrap(phase: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return positions within a pixel, -0.5 to 0.5."""
+    return (phase + 0.5) % 1 - 0.5
+
+
+@functools.lru_cache(maxsize=1024)
 def measure_smoothed_noise(
     zoom: tuple[float, float], phase: tuple[float, float] = STILL[0]
 ) -> float:
@@ -191,15 +196,18 @@ def saturated_share(pixels: Num[np.ndarray, "*shape"], step: int = 1) -> float:
 
     Of raw pixels, whose grey values come in steps: resampling wipes it out. Grey values thin out
     towards the brightest. Where at least 5 pixels share the highest one, and more than in the 3 %
-    of the range below, light was cut off; three times as many if that holds but one grey value.
+    of the range below, light was cut off; three times as many if that holds but one grey value,
+    twice if two.
     """
     highest, middle = float(pixels.max()), float(np.median(pixels))
     rise = highest - middle
     at_top = int((pixels == highest).sum())
-    least = 0 if pixels.dtype.kind == "f" else step
-    span = max(0.03 * rise, least)
+    levels = math.inf
+    if pixels.dtype.kind in "iu" or np.array_equal(pixels, np.rint(pixels)):
+        levels = max(1, int(0.03 * rise / step))
+    span = 0.03 * rise if levels == math.inf else max(0.03 * rise, step)
     below = int((pixels >= highest - span).sum()) - at_top
-    if rise <= 0 or at_top < 5 or at_top * span < (span + 2 * least) * below:
+    if rise <= 0 or at_top < 5 or at_top < (1 + 2 / levels) * below:
         return 0.0
     return at_top / int((pixels > middle + 0.3 * rise).sum())
 

@@ -6,7 +6,6 @@ as far as light from beyond it shines in, nothing can be said, and the map is 0.
 """
 
 import functools
-import itertools
 import math
 import threading
 from collections import deque
@@ -71,10 +70,12 @@ from crosscope.quality.domain import (
 )
 from crosscope.quality.features import (
     STILL,
+    Phases,
     find_step,
     make_whole,
     measure_smoothed_noise,
     saturated_share,
+    wrap,
 )
 from crosscope.quality.forward import Forward
 from crosscope.quality.reblur import LIMIT, Reblurrer, Sums, add_up, make_reblurrer
@@ -440,11 +441,14 @@ def judge_view(view: View) -> Belonging:
     chosen = [
         places[n] for n in np.linspace(0, len(places) - 1, min(PLANES, len(places))).astype(int)
     ]
-    phases = STILL if view.registered else domain.phases
-    spots = list(zip(cover(view.shape), itertools.cycle(phases), strict=False))
+    spots = list(cover(view.shape))
+    phases, moves = _find_moves(view, spots, domain.phases)
     crops = np.stack(
         [
-            [make_whole(view.read(place, y, x, phase=phase)) for (y, x), phase in spots]
+            [
+                make_whole(view.read(place, y, x, phase=move))
+                for (y, x), move in zip(spots, moves, strict=True)
+            ]
             for place in chosen
         ]
     )
@@ -455,7 +459,7 @@ def judge_view(view: View) -> Belonging:
     step = find_step(raw)
     glimpse = Glimpse(
         crops=crops,
-        smoothed_noise=np.array([measure_smoothed_noise(view.zoom, phase) for _, phase in spots]),
+        smoothed_noise=np.array([measure_smoothed_noise(view.zoom, phase) for phase in phases]),
         independent=count_independent(view.shape),
         everything=chosen == places and is_covered(view.shape),
         side_px=min(view.shape),
@@ -464,6 +468,20 @@ def judge_view(view: View) -> Belonging:
         step=step,
     )
     return judge_domain(view.model.generator, domain, glimpse, view.scaling)
+
+
+def _find_moves(
+    view: View, spots: Sequence[tuple[slice, slice]], learnt: Phases
+) -> tuple[Phases, Phases]:
+    """Return which phases crops are to have, and by how much of a source pixel to move them."""
+    corners = np.array([[y.start, x.start] for y, x in spots]) / view.zoom
+    asked = np.resize(learnt, corners.shape)
+    if view.registered or learnt == STILL:
+        asked = wrap(corners)
+    phases, moves = (
+        tuple((y, x) for y, x in each.round(3).tolist()) for each in (asked, wrap(asked - corners))
+    )
+    return phases, moves
 
 
 def _require_finite(slide: Slide, pixels: Num[np.ndarray, "*n _x"]) -> None:
