@@ -63,6 +63,7 @@ DEVELOPMENT_SEED = 900  # what else might bring wide-field nearer is tried here
 MORE: dict[str, dict[str, Any]] = {
     "fitc longer": {"steps": RARE * FULL.steps},
     "fitc wider": {"base": 48, "steps": 10_000, "warm_share": 1.0},
+    "txred longer": {"steps": RARE * FULL.steps},
 }
 LINES = 16  # averages that the simulated STED has by default
 # so that the discriminator has learnt to tell, and the share matters: by default it has little time
@@ -112,7 +113,7 @@ def jobs() -> dict[str, Job]:
         **{f"{px} px misregistered": partial(misregister, px) for px in (0.0, 0.1, 0.3, 1.0)},
         **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, STED_FILAMENTS)},
         "perfect wide-field": perfect,
-        **{name: partial(try_more, **plan) for name, plan in MORE.items()},
+        **{name: partial(try_more, name.split()[0], **plan) for name, plan in MORE.items()},
         "signal to noise": signal_to_noise,
         "half precision": compare_precisions,
     }
@@ -196,12 +197,12 @@ def perfect_of(view: View) -> dict[str, float]:
     return {end: float(np.median(values)) for end, values in found.items()}
 
 
-def try_more(out: Path, **plan: Any) -> dict[str, dict[str, float]]:
-    """Train on three times the fields of FITC, longer or a wider network; PSNR in dB, medians.
+def try_more(channel: str, out: Path, **plan: Any) -> dict[str, dict[str, float]]:
+    """Train on three times the fields, longer or a wider network; PSNR in dB, medians.
 
     "Turned" is what the better network makes of the eight ways to turn and flip a field, averaged.
     """
-    view, size = CHANNELS["fitc"], replace(FULL, training=RARE * FULL.training)
+    view, size = CHANNELS[channel], replace(FULL, training=RARE * FULL.training)
     pairs, _ = take(view, pairs=size.training, size_px=size.size_px, seed=2 * DEVELOPMENT_SEED)
     model = train(pairs, size, DEVELOPMENT_SEED, out / "run", **plan)
     learnt = judge(model, view, size, DEVELOPMENT_SEED)
