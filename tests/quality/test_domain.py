@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jaxtyping import UInt16
+from scipy import ndimage
 from typer.testing import CliRunner
 
 import crosscope as cs
@@ -29,10 +30,13 @@ from crosscope.quality.domain import (
 from crosscope.quality.features import (
     NAMES,
     STILL,
+    Phase,
     make_whole,
     measure_features,
+    measure_smoothed_noise,
     saturated_share,
 )
+from crosscope.quality.inspection import open_views
 from crosscope.terminal.commands import app
 
 
@@ -125,13 +129,16 @@ def test_a_domain_survives_json_and_damage_is_noticed(beads: cs.Model) -> None:
         {"middle": [1.0]},
         {"classical": value["deep"]},
         {"deep": value["deep"] | {"reach": [0.0, 1.0, 1.0]}},
-        {"wider": value["wider"][1:]},
-        {"phases": [[0.7, 0.0]]},
+        {"blur": value["deep_blur"]},
+        {"deep_blur": value["deep_blur"] | {"weights": [1.0]}},
+        {"phases": [[0.7, 0.0, 0.0, 0.0]]},
+        {"phases": [[0.0, 0.0, 0.0, 1.1]]},
+        {"phases": [[0.0, 0.0]]},
         {"phases": []},
         {"deep": value["deep"] | {"centre": [float("nan")] * 8}},
     )
     for damage in damages:
-        with pytest.raises(ValueError, match=r"feature|not a number from"):
+        with pytest.raises(ValueError, match=r"feature|not a number from|unpack"):
             Domain.from_json(value | damage)
 
 
@@ -157,9 +164,10 @@ def test_raw_crops_are_resampled_where_registering_resampled() -> None:
     (pair,) = cs.simulate("confocal-sted", pairs=1, size_px=256, seed=5201)
     registered = cs.register(cs.RawPair("beads", pair.source, pair.target), rigid=True)
     (phase,) = set(find_phases([registered]))
-    assert max(map(abs, phase)) > 0.02
-    moved = resample(pair.source.pixels, (1.0, 1.0), phase)
-    (first,) = registered.to_source(np.array([registered.origin_yx_px], float)) - phase
+    assert max(map(abs, phase.start_px)) > 0.02
+    assert phase.drift_px == pytest.approx((0, 0), abs=1e-9)
+    moved = resample(pair.source.pixels, (1.0, 1.0), phase.start_px)
+    (first,) = registered.to_source(np.array([registered.origin_yx_px], float)) - phase.start_px
     y, x = np.rint(first).astype(int)
     height, width = registered.source.pixels.shape
     seen = moved[y : y + height, x : x + width]
@@ -175,8 +183,37 @@ def test_on_a_finer_grid_the_phase_is_counted_from_where_raw_images_lie(shift_px
     known = replace(registered, transform=Transform(matrix), origin_yx_px=(0, 0))
     phases = find_phases([known])
     apart = shift_px - round(shift_px)
-    assert phases[0] == pytest.approx((apart, 0.0), abs=1e-3)
-    assert (phases == STILL) == (apart == 0)
+    assert phases[0].start_px == pytest.approx((apart, 0.0), abs=1e-3)
+    assert (phases == (STILL,)) == (apart == 0)
+
+
+def test_what_turns_within_a_crop_is_told_as_a_drift_to_and_fro() -> None:
+    (pair,) = cs.simulate("tirf-sim", pairs=1, size_px=512, seed=5201)
+    registered = cs.register(cs.RawPair("pits", pair.source, pair.target))
+    # a crop is 128 px long: turned by this, its far end lies 0.64 source px aside
+    turned = np.array([[0.5, 0.005, -0.25], [-0.005, 0.5, -0.25]])
+    known = replace(registered, transform=Transform(turned), origin_yx_px=(0, 0))
+    phases = find_phases([known])
+    assert np.abs([phase.drift_px for phase in phases]) == pytest.approx(0.64, abs=1e-3)
+    assert {tuple(np.sign(phase.drift_px)) for phase in phases} == {(1, -1), (-1, 1)}
+    spread = [measure_smoothed_noise((2.0, 2.0), phase) for phase in phases]
+    assert spread == sorted(spread)
+
+
+@pytest.mark.parametrize("start", [0, 300])
+def test_a_crop_drifts_from_where_it_begins_to_where_it_ends(start: int) -> None:
+    ramp = np.add.outer(1000 * np.arange(400.0), np.arange(400.0))
+    model = cs.Model.load("widefield-20x-dapi")
+    image = cs.Image(ramp, "yx", (650.0, 650.0))
+    (view,) = open_views(model, slide_of(image), cs.PredictionPlan())
+    at = slice(start, start + 129)  # one more than a crop, whose far corner that is
+    still, moved = (
+        view.read((), at, at, move=move) for move in (STILL, Phase((0.25, -0.5), (1.0, -0.5)))
+    )
+    along = np.arange(129) / 128
+    farther_px = np.add.outer(1000 * (0.25 + along), -0.5 - 0.5 * along)
+    inner = slice(5, -5)  # the border's pixels are repeated beyond it
+    assert (moved - still)[inner, inner] == pytest.approx(farther_px[inner, inner], abs=1e-6)
 
 
 @pytest.mark.parametrize("side_px", [256, 500, 593])
@@ -197,9 +234,10 @@ def test_pairs_that_were_not_moved_are_still_wherever_crops_begin(side_px: int) 
     known = replace(
         registered, source=fine, target=fine, transform=Transform(matrix), origin_yx_px=(0, 0)
     )
-    assert find_phases([known]) == STILL
-    (moved, *_) = find_phases([replace(known, origin_yx_px=(1, 0))])
-    assert moved == pytest.approx((0.5, 0.0)) or moved == pytest.approx((-0.5, 0.0))
+    assert find_phases([known]) == (STILL,)
+    moved = find_phases([replace(known, origin_yx_px=(1, 0))])
+    assert moved != (STILL,)
+    assert {abs(px) for phase in moved for px in phase.start_px} == {0.0, 0.5}
 
 
 @pytest.mark.parametrize(("fields", "learns"), [(3, False), (5, False), (8, True)])
@@ -208,8 +246,13 @@ def test_what_tells_a_blur_is_learnt_where_there_is_enough_to_learn_from(
 ) -> None:
     simulated = cs.simulate("confocal-sted", pairs=fields, size_px=512, seed=5301)
     sources = [pair.source.pixels.astype(np.float32) for pair in simulated]
-    domain = learn_domain(beads.generator, sources, beads.source_scaling)
-    assert (np.count_nonzero(domain.wider) > 1) == learns
+    blurred = [ndimage.gaussian_filter(source, 1.0) for source in sources]
+    scaling = beads.source_scaling
+    domain = learn_domain(beads.generator, sources, scaling, blurred=blurred)
+    alone = learn_domain(beads.generator, sources, scaling)
+    for found, knows in ((domain, learns), (alone, False)):
+        assert (np.count_nonzero(found.blur.weights) > 1) == knows
+        assert found.deep_blur.weights.any() == knows
 
 
 def test_crops_are_spread_over_the_image() -> None:

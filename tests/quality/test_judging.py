@@ -64,6 +64,17 @@ def test_the_twins_doubt_is_added_where_it_is_larger(
     assert both.numbers == alone.numbers
 
 
+def test_registered_sources_are_judged_as_they_lie_and_raw_ones_where_training_lay(
+    beads: cs.Model, pair: cs.RegisteredPair, made: dict[str, np.ndarray]
+) -> None:
+    domain = {**beads.certificate["domain"], "phases": [[0.5, 0.5, 0.0, 0.0]]}
+    other = replace(beads, certificate={**beads.certificate, "domain": domain})
+    here, there = (judge_pair(m, pair, made["output"]).numbers for m in (beads, other))
+    assert here["distance"] == there["distance"]
+    raw, moved = (cs.check(model, pair.source).numbers for model in (beads, other))
+    assert raw["distance"] != moved["distance"]
+
+
 def test_rounding_is_no_disagreement(beads: cs.Model, pair: cs.RegisteredPair) -> None:
     twice = replace(beads, twin=beads.generator)  # as a twin is that was kept a step before
     nearly = {**beads.certificate["twin"], "floor": 1e-6, "share": 0.0}

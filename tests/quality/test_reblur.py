@@ -11,7 +11,7 @@ from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair
 from crosscope.data.transforms import IDENTITY
 from crosscope.deconvolution import FWHM_PER_SIGMA
-from crosscope.quality.forward import Forward, in_blocks
+from crosscope.quality.forward import Forward, estimate_forward, in_blocks
 from crosscope.quality.reblur import (
     LIMIT,
     Sums,
@@ -48,6 +48,19 @@ def pair_of(sharp: np.ndarray, rng: np.random.Generator) -> RegisteredPair:
         correlation_before=None,
         correlation_after=None,
     )
+
+
+def test_a_source_of_a_wider_blur_is_that_of_a_wider_gaussian(rng: np.random.Generator) -> None:
+    sharp = spots(rng)
+    pairs = [pair_of(spots(rng), rng) for _ in range(3)]
+    forward = estimate_forward(pairs, zoom=1.0)
+    usual, wider = (each.apply(sharp + ZERO) for each in (forward, forward.widened(1.2)))
+    total = np.hypot(SIGMA_PX, 1.6)  # of the spots in the source
+    more = GAIN * ndimage.gaussian_filter(
+        sharp, np.sqrt((1.2 * total) ** 2 - 1.6**2), mode="mirror"
+    )
+    assert np.abs(wider - BACKGROUND - more)[40:-40, 40:-40].max() < 0.02 * more.max()
+    assert np.abs(usual - BACKGROUND - more)[40:-40, 40:-40].max() > 0.2 * more.max()
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from crosscope.data.errors import PairError
 from crosscope.data.grids import resample
@@ -17,15 +19,17 @@ from crosscope.model.model import Model
 from crosscope.prediction.tiling import sharpen
 from crosscope.quality.claim import measure_claim
 from crosscope.quality.disagreement import learn_usual
-from crosscope.quality.domain import learn_domain, place_crops
-from crosscope.quality.features import STILL, Phases, wrap
+from crosscope.quality.domain import learn_domain, place_crops, spread_evenly
+from crosscope.quality.features import STILL, Phase, measure_smoothed_noise, wrap
 from crosscope.quality.inspection import read_usual
 from crosscope.quality.quantities import measure_quantities
 from crosscope.quality.reblur import LIMIT, add_up, learn_forward, make_reblurrer
 
 ENGINE = Engine(1, "float32")
+_WIDER = 1.2  # what a blur is looked for by
 _PHASES = 16  # crops of all fields tell how the others were moved
 _LEAST_PHASE = 0.02  # of a source pixel: nothing was moved
+_MOST_DRIFT = 1.0  # source pixels: then a crop has been through all phases
 
 
 def certify(
@@ -103,7 +107,7 @@ def certify(
             agreement.append(found)
     phases = find_phases(pairs)
     planes = [
-        resample(plane, (y, x), phase).astype(np.float32)
+        resample(plane, phase.zoom((y, x)), phase.start_px).astype(np.float32)
         for image in served
         for plane, phase in zip(
             image.pixels.reshape(-1, *image.pixels.shape[-2:]),
@@ -111,7 +115,19 @@ def certify(
             strict=False,
         )
     ]
-    domain = learn_domain(model.generator, [*sources, *planes], model.source_scaling, phases=phases)
+    wider = forward.widened(_WIDER)
+    targets = [pair.target.pixels.astype(np.float32) for pair in pairs]
+    blurred = [
+        source + wider.apply(target) - forward.apply(target)
+        for source, target in zip(sources, targets, strict=True)
+    ]
+    domain = learn_domain(
+        model.generator,
+        [*sources, *planes],
+        model.source_scaling,
+        blurred=blurred,
+        phases=phases,
+    )
     watch(0.5)
     certificate |= {"domain": domain.to_json(), "agreement": agreement}
     if claims:
@@ -125,21 +141,36 @@ def certify(
     return replace(model, certificate=certificate)
 
 
-def find_phases(pairs: Sequence[RegisteredPair]) -> Phases:
-    """Return where in a source pixel registering took the corners of crops from, y and x.
+def find_phases(pairs: Sequence[RegisteredPair]) -> tuple[Phase, ...]:
+    """Return where between a source's pixels registering took crops from, the sharpest first.
 
     Counted from where the first pixel lies of a raw image that is brought to the targets' grid.
-    STILL where crops lie as in such an image, as where pairs were registered before.
+    STILL alone where crops lie as in such an image, as where pairs were registered before. What
+    bends or turns within a crop is told as a drift along its sides, to and fro in turns. Of many
+    some stand for all, evenly spread from the sharpest to the most blurred.
     """
     found, moved = [], []
+    forth = itertools.cycle([(1, -1), (-1, 1)])
     for pair in pairs:
-        zoom = pair.target_px_per_source_px
-        corners = np.array([(y.start, x.start) for y, x in place_crops(pair.source.pixels.shape)])
-        seen = pair.to_source(corners + np.array(pair.origin_yx_px, np.float64))
-        found.append(wrap(seen - (0.5 / zoom - 0.5)))
-        moved.append(wrap(found[-1] - corners / zoom))
-    phases = np.concatenate(found)
-    if np.abs(np.concatenate(moved)).max() < _LEAST_PHASE:
-        return STILL
-    chosen = np.linspace(0, len(phases) - 1, min(_PHASES, len(phases))).astype(int)
-    return tuple((round(y, 3), round(x, 3)) for y, x in phases[chosen].tolist())
+        zoom_y, zoom_x = zoom = pair.target_px_per_source_px
+        for y, x in place_crops(pair.source.pixels.shape):
+            corners = np.array(list(itertools.product((y.start, y.stop), (x.start, x.stop))))
+            seen = pair.to_source(corners + np.array(pair.origin_yx_px, np.float64))
+            starts = seen - (corners - corners[0]) / zoom - (0.5 / zoom - 0.5)
+            moved.append(wrap(starts - corners[0] / zoom))
+            phase = _drift(starts.min(axis=0), starts.max(axis=0), next(forth))
+            found.append((measure_smoothed_noise((zoom_y, zoom_x), phase), phase))
+    if np.abs(moved).max() < _LEAST_PHASE:
+        return (STILL,)
+    phases = [phase for _, phase in sorted(found, key=operator.itemgetter(0))]
+    return tuple(spread_evenly(phases, min(_PHASES, len(phases))))
+
+
+def _drift(
+    low_px: Float[np.ndarray, "2"], high_px: Float[np.ndarray, "2"], forth: tuple[int, int]
+) -> Phase:
+    """Return what goes from the one to the other along its sides, or back where `forth` is -1."""
+    start_px = wrap(np.where(np.array(forth) > 0, low_px, high_px))
+    drift_px = np.minimum(high_px - low_px, _MOST_DRIFT) * forth
+    (y, x), (along_y, along_x) = (px.round(3).tolist() for px in (start_px, drift_px))
+    return Phase((y, x), (along_y, along_x))

@@ -2,10 +2,10 @@
 
 The mean features of some crops spread over the image are compared with those of the training
 fields: by Mahalanobis's distance, for classical features, for what the generator's bottleneck makes
-of the crops, and for what a wider blur changes, which tells another objective or a wrong pixel size
-and would be one among many. How far a field of the same kind may be is what each training field is
-from all others; the fewer crops there are, the farther. Other planes of a place are no other crops:
-their features are averaged.
+of the crops, and for what a wider blur changes in either, which tells another objective or a wrong
+pixel size and would be one among many. How far a field of the same kind may be is what each
+training field is from all others; the fewer crops there are, the farther. Other planes of a place
+are no other crops: their features are averaged.
 
 Registering resamples the training fields between their pixels, and blurs them so. Crops of a raw
 image are resampled at the same places: else all would seem sharper than what was learnt.
@@ -16,7 +16,7 @@ P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936).
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,18 +34,18 @@ from crosscope.quality.features import (
     NAMES,
     SPREAD,
     STILL,
-    Phases,
+    Phase,
     grey_level,
     make_whole,
     measure_features,
-    widen,
 )
 
 Value = TypeVar("Value")
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of a plane are looked at, and by the network."""
-DEEP = 8
-"""Components of the bottleneck that are kept, or one for eight crops that there are."""
+DEEP, TELLING = 8, 32
+"""Components of the bottleneck that are compared, and by which a wider blur is told, at most: one
+for eight crops that there are."""
 NEAR, OUTSIDE = 1.15, 1.5
 """Distances, of the largest that a field of the same kind has, beyond which an image is so."""
 LEAST_PX = 112
@@ -59,15 +59,16 @@ _ONE_THREAD = Engine(1, "float32")
 _SATURATED = 0.01  # of the bright pixels
 _BRIGHTEST = 1e6  # times as bright as in training: what is more is not told from it
 _SHRINK = 0.1  # of the covariance towards its diagonal
-_WIDER = 1.2  # what a blur is looked for by
-_WIDTH = np.eye(len(NAMES))[FINENESS]  # the weights that leave the finest structures' alone
+_FINENESS_ALONE = np.eye(len(NAMES))[FINENESS]  # the weights that leave nothing else
+_CROPS_PER_COMPONENT = 8
+_LEAST = 1e-12  # a change that is none
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
+_PRIOR_SHARE = 0.1  # of how much components of the bottleneck vary
 _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
 _ENOUGH = 3  # crops for each feature tell how these vary together
 _FEW, _HELD = 3, 4  # of n fields the reach is 1 + 3 / n times as far; 4 crops are one, at least
 _OVERLAPPING, _APART_PX = 8, CROP_PX // 4  # crops of such along a side, at most, and how far apart
-_CLOUDS = ("classical", "deep", "blur")
 _LEAST_RATIO, _MANY = 1.1, 100.0  # from where on a ratio is worth a word, up to where a number
 _TWO_PX = 2 * CROP_PX
 _UNUSUAL = 1.0, 2.0  # standard deviations: of many crops, and how many more of a single one
@@ -118,49 +119,71 @@ class Cloud:
 
 
 @dataclass(frozen=True, eq=False)
+class Discriminant:
+    """One number of a crop, its features weighted, that changes most where a blur is wider.
+
+    Attributes
+    ----------
+    weights : (f,)
+    cloud : Cloud
+        Of that number.
+    """
+
+    weights: Float[np.ndarray, " f"]
+    cloud: Cloud
+
+    def distance(self, values: Float[np.ndarray, "n f"], count: float) -> float:
+        """Return how far the mean of n crops is: see `Cloud`."""
+        return self.cloud.distance(values @ self.weights[:, None], count)
+
+    def rises(self, values: Float[np.ndarray, "n f"]) -> bool:
+        """Tell whether n crops are more blurred than in training, rather than less."""
+        return bool((values @ self.weights).mean() > self.cloud.centre[0])
+
+
+@dataclass(frozen=True, eq=False)
 class Domain:
     """What a model was made for.
 
     Attributes
     ----------
     classical, deep : Cloud
-    blur : Cloud
-        Of one number, the features weighted by `wider`, that changes most where a blur is wider.
-    wider : (f,)
+    blur, deep_blur : Discriminant
+        Of the features, and of the bottleneck's pooled channels.
     fineness : float
         The logarithm of the finest structures' width, as in `NAMES`.
     project : (d, c)
         From the bottleneck's pooled channels, less `middle`, to the components that are kept.
     middle : (c,)
-    phases : tuple of (y, x)
-        Where in a source pixel registering took the training fields' crops from: those of what is
-        judged are taken from there, too. STILL where nothing was moved, or fields are few.
+    phases : tuple of Phase
+        Where between pixels registering took the training fields' crops from, from the sharpest to
+        the most blurred: those of what is judged are taken from there, too. STILL alone where
+        nothing was moved, or fields are few.
     """
 
     classical: Cloud
     deep: Cloud
-    blur: Cloud
-    wider: Float[np.ndarray, " f"]
+    blur: Discriminant
+    deep_blur: Discriminant
     fineness: float
     project: Float[np.ndarray, "d c"]
     middle: Float[np.ndarray, " c"]
-    phases: Phases
+    phases: tuple[Phase, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        clouds = {name: getattr(self, name) for name in _CLOUDS}
-        found: dict[str, Any] = {
-            name: {
-                "centre": _rounded(cloud.centre),
-                "whiten": _rounded(cloud.whiten),
-                "reach": list(cloud.reach),
-            }
-            for name, cloud in clouds.items()
+        return {
+            "classical": _json_of(self.classical),
+            "deep": _json_of(self.deep),
+            "blur": _json_of(self.blur.cloud) | {"weights": _rounded(self.blur.weights)},
+            "deep_blur": _json_of(self.deep_blur.cloud)
+            | {"weights": _rounded(self.deep_blur.weights)},
+            "fineness": self.fineness,
+            "project": _rounded(self.project),
+            "middle": _rounded(self.middle),
+            "phases": [[*phase.start_px, *phase.drift_px] for phase in self.phases],
+            "features": list(NAMES),
         }
-        arrays = {name: _rounded(getattr(self, name)) for name in ("wider", "project", "middle")}
-        phases = [list(phase) for phase in self.phases]
-        rest = {"fineness": self.fineness, "phases": phases, "features": list(NAMES)}
-        return found | arrays | rest
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Domain":
@@ -168,22 +191,32 @@ class Domain:
 
         OtherVersionError, a ValueError, where other features were measured.
         """
-        if tuple(value["features"]) != NAMES or "phases" not in value:
+        if tuple(value["features"]) != NAMES or "deep_blur" not in value:
             raise OtherVersionError("the features are those of another version")
-        wider, project, middle = (_array(value[name]) for name in ("wider", "project", "middle"))
-        clouds = {name: _cloud_of(value[name]) for name in _CLOUDS}
-        sizes = [len(cloud.centre) for cloud in clouds.values()]
-        shapes = (sizes, wider.shape, project.shape[1:])
-        wanted = ([len(NAMES), len(project), 1], (len(NAMES),), middle.shape)
+        project, middle = _array(value["project"]), _array(value["middle"])
+        classical, deep, in_blur, in_deep_blur = (
+            _cloud_of(value[name]) for name in ("classical", "deep", "blur", "deep_blur")
+        )
+        blur = Discriminant(_array(value["blur"]["weights"]), in_blur)
+        deep_blur = Discriminant(_array(value["deep_blur"]["weights"]), in_deep_blur)
+        sizes = [each.centre.shape for each in (classical, deep, in_blur, in_deep_blur)]
+        shapes = [*sizes, blur.weights.shape, deep_blur.weights.shape, project.shape[1:]]
+        wanted = [(len(NAMES),), (len(project),), (1,), (1,), (len(NAMES),), *[middle.shape] * 2]
         if shapes != wanted or not value["phases"]:
             raise ValueError("the features' numbers don't fit each other")
         phases = tuple(
-            (read_number(y, -0.5, 0.5), read_number(x, -0.5, 0.5)) for y, x in value["phases"]
+            Phase(
+                (read_number(y, -0.5, 0.5), read_number(x, -0.5, 0.5)),
+                (read_number(along_y, -1.0, 1.0), read_number(along_x, -1.0, 1.0)),
+            )
+            for y, x, along_y, along_x in value["phases"]
         )
         fineness = read_number(value["fineness"], -LARGEST_FEATURE, LARGEST_FEATURE)
         return cls(
-            **clouds,
-            wider=wider,
+            classical=classical,
+            deep=deep,
+            blur=blur,
+            deep_blur=deep_blur,
             fineness=fineness,
             project=project,
             middle=middle,
@@ -256,6 +289,17 @@ class _Measured:
     count: float
     distance: float
     blur: float
+    blurred: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Crops:
+    """What crops of a training field show, and how many that show anything don't overlap."""
+
+    values: Float[np.ndarray, "n f"]
+    channels: Float[np.ndarray, "n c"]
+    signal: Bool[np.ndarray, " n"]
+    held: float
 
 
 @dataclass(frozen=True)
@@ -271,7 +315,8 @@ def learn_domain(
     sources: Sequence[Num[np.ndarray, "_y _x"]],
     scaling: Scaling,
     *,
-    phases: Phases = STILL,
+    blurred: Sequence[Num[np.ndarray, "_y _x"]] = (),
+    phases: Sequence[Phase] = (STILL,),
 ) -> Domain:
     """Learn the kind of image from a model's training fields.
 
@@ -281,43 +326,69 @@ def learn_domain(
     sources : sequence of (y, x)
         On the network's grid, grey values; one is enough, though more tell what may vary.
     scaling : Scaling
-    phases : tuple of (y, x)
-        Where in a source pixel the sources' crops were taken from: see `Domain`. Beside what few
+    blurred : sequence of (y, x)
+        The first of the sources, as an objective of a wider blur would show them.
+    phases : sequence of Phase
+        Where between pixels the sources' crops were taken from: see `Domain`. Beside what few
         fields leave unknown that is nothing.
     """
-    place = _overlap if len(sources) <= _FEW else place_crops
-    fields = [
-        scaling.apply(np.stack([make_whole(source[at]) for at in place(source.shape)]))
-        for source in sources
-    ]
-    classical, shown, deep, held = [], [], [], []
-    pooled = [pool_bottleneck(generator, crops) for crops in fields]
-    middle = np.concatenate(pooled).mean(axis=0)
-    _, _, components = np.linalg.svd(np.concatenate(pooled) - middle, full_matrices=False)
-    project = components[: min(DEEP, max(1, sum(map(len, fields)) // 8))]
-    for source, crops, channels in zip(sources, fields, pooled, strict=True):
+    few = len(sources) <= _FEW
+    place = _overlap if few else place_crops
+
+    def measure(source: Num[np.ndarray, "_y _x"]) -> _Crops:
+        crops = scaling.apply(np.stack([make_whole(source[at]) for at in place(source.shape)]))
         features = measure_features(crops)
-        if features.signal.any():
-            held.append(features.signal.mean() * min(len(crops), _count_apart(source.shape)))
-            classical.append(features.values[features.signal])
-            shown.append(crops)
-            deep.append((channels[features.signal] - middle) @ project.T)
-    if not classical:  # nothing but noise: everything is alike
-        classical = [measure_features(crops).values for crops in fields]
-        deep = [(channels - middle) @ project.T for channels in pooled]
-        held = [min(len(f), _count_apart(s.shape)) for f, s in zip(fields, sources, strict=True)]
+        held = features.signal.mean() * min(len(crops), _count_apart(source.shape))
+        return _Crops(features.values, pool_bottleneck(generator, crops), features.signal, held)
+
+    before = [measure(source) for source in sources]
+    after = [] if few else [measure(source) for source in blurred]
+    after += before[len(after) :]
+    if not any(crops.held for crops in before):  # nothing but noise: everything is alike
+        before = after = [
+            replace(crops, signal=np.ones_like(crops.signal), held=len(crops.signal))
+            for crops in before
+        ]
+    known = [(b, a) for b, a in zip(before, after, strict=True) if b.held]
+    values = [b.values[b.signal] for b, _ in known]
+    channels = [b.channels[b.signal] for b, _ in known]
+    value_changes = [(a.values - b.values)[b.signal] for b, a in known]
+    channel_changes = [(a.channels - b.channels)[b.signal] for b, a in known]
+    held = [b.held for b, _ in known]
     unsure = 1 + _FEW / min(max(_FEW, len(held)), sum(held) / _HELD)
-    blur, wider = _learn_blur(classical, shown, unsure)
+    middle = np.concatenate(channels).mean(axis=0)
+    components, spread = _find_components(np.concatenate(channels) - middle)
+    project, telling = components[:DEEP], components[:TELLING] / spread
+    clear = [_clear(each) for each in values]
+    deep_blur = _learn_blur(
+        [each @ telling.T for each in channels],
+        [each @ telling.T for each in channel_changes],
+        unsure,
+        prior=_PRIOR_SHARE,
+        alone=np.zeros(len(telling)),
+    )
     return Domain(
-        classical=_make_cloud(classical, unsure),
-        deep=_make_cloud(deep, unsure),
-        blur=blur,
-        wider=wider,
-        fineness=float(np.concatenate([_clear(v) for v in classical])[:, FINENESS].mean()),
+        classical=_make_cloud(values, unsure),
+        deep=_make_cloud([(each - middle) @ project.T for each in channels], unsure),
+        blur=_learn_blur(
+            values, value_changes, unsure, prior=_PRIOR, alone=_FINENESS_ALONE, shown=clear
+        ),
+        deep_blur=replace(deep_blur, weights=deep_blur.weights @ telling),
+        fineness=float(np.concatenate(clear)[:, FINENESS].mean()),
         project=project,
         middle=middle,
-        phases=phases if len(sources) > _FEW else STILL,
+        phases=(STILL,) if few else tuple(phases),
     )
+
+
+def _find_components(
+    channels: Float[np.ndarray, "n c"],
+) -> tuple[Float[np.ndarray, "d c"], float]:
+    """Return the principal components of what varies, and how much those vary that tell a blur."""
+    _, strengths, components = np.linalg.svd(channels, full_matrices=False)
+    count = min(TELLING, max(1, len(channels) // _CROPS_PER_COMPONENT))
+    spread = float(strengths[:count].mean()) / math.sqrt(len(channels))
+    return components[:count], max(spread, _LEAST)
 
 
 def judge_domain(
@@ -366,6 +437,11 @@ def cover(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     """Yield crops as `place_crops`; two that overlap where a side is too short for two apart."""
     counts = (2 if CROP_PX < side_px < _TWO_PX else _most(side_px) for side_px in shape)
     yield from itertools.product(*map(_spread, shape, counts))
+
+
+def spread_evenly(values: Sequence[Value], count: int) -> list[Value]:
+    """Return so many of some values in order, those that stand for all; some twice if need be."""
+    return [values[int((n + 0.5) / count * len(values))] for n in range(count)]
 
 
 def place_raw(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -454,13 +530,16 @@ def _measure(
     deep = (channels - domain.middle) @ domain.project.T
     clear = _clear(values)
     share = seen.independent / places[1]
-    blur = domain.blur.distance(clear @ domain.wider[:, None], share * len(clear))
+    blur, rises = max(
+        (each.distance(told, share * len(told)), each.rises(told))
+        for each, told in ((domain.blur, clear), (domain.deep_blur, channels))
+    )
     distance = max(
         domain.classical.distance(values, share * len(values)),
         domain.deep.distance(deep, share * len(deep)),
         blur,
     )
-    return _Measured(values, share * len(values), distance, blur)
+    return _Measured(values, share * len(values), distance, blur, rises)
 
 
 def _scale(crops: Num[np.ndarray, "*shape"], scaling: Scaling) -> Float32[np.ndarray, "*shape"]:
@@ -485,46 +564,50 @@ def _clear(values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m f"]:
 
 def _learn_blur(
     known: Sequence[Float[np.ndarray, "_n f"]],
-    shown: Sequence[Float32[np.ndarray, "_m y x"]],
+    changes: Sequence[Float[np.ndarray, "_m f"]],
     unsure: float,
-) -> tuple[Cloud, Float[np.ndarray, " f"]]:
-    """Return the cloud of the blur, and the weights of the features that it is of.
+    *,
+    prior: float,
+    alone: Float[np.ndarray, " f"],
+    shown: Sequence[Float[np.ndarray, "_k f"]] | None = None,
+) -> Discriminant:
+    """Return the number by which a wider blur is told, and where it lies in the crops `shown`.
 
-    Of little the weights are those of the finest structures' width alone: it does not tell how
-    features vary together.
+    Of little, or where nothing changes, the weights are those of what does it `alone`: little does
+    not tell how features vary together.
     """
-    clear = [_clear(values) for values in known]
+    enough = any(change.any() for change in changes)
+    enough = enough and sum(map(len, known)) >= _ENOUGH * len(NAMES)
 
-    def weighted(by: Float[np.ndarray, " f"]) -> list[Float[np.ndarray, "_n 1"]]:
-        return [values @ by[:, None] for values in clear]
+    def weigh(fields: Sequence[Any], altered: Sequence[Any]) -> Float[np.ndarray, " f"]:
+        return _weigh_blur(fields, altered, prior) if enough else alone
 
-    if len(shown) <= _FEW or sum(map(len, known)) < _ENOUGH * len(NAMES):
-        return _make_cloud(weighted(_WIDTH), unsure, prior=_PRIOR_WIDTH), _WIDTH
-    changes = []
-    for crops in shown:
-        before, after = measure_features(crops), measure_features(widen(crops, _WIDER))
-        changes.append((after.values - before.values)[before.signal])
+    def numbers(weights: Float[np.ndarray, " f"]) -> list[Float[np.ndarray, "_n 1"]]:
+        return [values @ weights[:, None] for values in shown or known]
 
-    def unseen(n: int) -> list[Float[np.ndarray, "_n 1"]]:
-        return weighted(_learn_wider(_without(known, n), _without(changes, n)))
+    weights = weigh(known, changes)
+    cloud = _make_cloud(
+        numbers(weights),
+        unsure,
+        prior=_PRIOR_WIDTH,
+        unseen=lambda n: numbers(weigh(_without(known, n), _without(changes, n))),
+    )
+    return Discriminant(weights, cloud)
 
-    wider = _learn_wider(known, changes)
-    return _make_cloud(weighted(wider), unsure, prior=_PRIOR_WIDTH, unseen=unseen), wider
 
-
-def _learn_wider(
-    fields: Sequence[Float[np.ndarray, "_n f"]], changes: Sequence[Float[np.ndarray, "_m f"]]
+def _weigh_blur(
+    fields: Sequence[Float[np.ndarray, "_n f"]],
+    changes: Sequence[Float[np.ndarray, "_m f"]],
+    prior: float,
 ) -> Float[np.ndarray, " f"]:
     """Return the weights of the features by which a wider blur is told best.
 
-    By Fisher's discriminant between crops and the same ones blurred; where that changes nothing,
-    the width of the finest structures. R. A. Fisher, Ann. Eugen. 7, 179 (1936).
+    By Fisher's discriminant between crops and the same ones blurred, `changes` from the one to the
+    other. R. A. Fisher, Ann. Eugen. 7, 179 (1936).
     """
-    _, whiten = _fit(np.concatenate(fields), _PRIOR)
+    _, whiten = _fit(np.concatenate(fields), prior)
     direction = whiten @ np.concatenate(changes).mean(axis=0)
-    if not direction.any():
-        return _WIDTH
-    weights: Float[np.ndarray, " f"] = direction @ whiten / np.linalg.norm(direction)
+    weights: Float[np.ndarray, " f"] = direction @ whiten / max(np.linalg.norm(direction), _LEAST)
     return weights
 
 
@@ -636,8 +719,7 @@ def _differences(domain: Domain, measured: _Measured, seen: Glimpse) -> Iterator
     """Say which features are more unusual than in fields of the kind, and a microscopist knows."""
     change = measured.values.mean(axis=0) - domain.classical.centre
     unusual = np.abs(change) > _unusual(measured.count) * domain.classical.spread
-    clear = _clear(measured.values)
-    change[FINENESS] = clear[:, FINENESS].mean() - domain.fineness
+    change[FINENESS] = _clear(measured.values)[:, FINENESS].mean() - domain.fineness
     unusual[FINENESS] = measured.blur > NEAR
     for name, (words, more, less) in _SPOKEN.items():
         n = NAMES.index(name)
@@ -646,11 +728,16 @@ def _differences(domain: Domain, measured: _Measured, seen: Glimpse) -> Iterator
         rises = change[n] > 0
         if n == FINENESS and ratio < _LEAST_RATIO:  # told by other features
             times, ratio = "a little", _LEAST_RATIO
-            rises = (clear @ domain.wider).mean() > domain.blur.centre[0]
+            rises = measured.blurred
         if ratio >= _LEAST_RATIO and unusual[n]:
             asked = n == FINENESS and seen.same_pixels and not seen.saturated
             told = words.format(times, more if rises else less)
             yield f"{told}: another objective?" if asked else told
+
+
+def _json_of(cloud: Cloud) -> dict[str, Any]:
+    arrays = {"centre": _rounded(cloud.centre), "whiten": _rounded(cloud.whiten)}
+    return arrays | {"reach": list(cloud.reach)}
 
 
 def _cloud_of(value: Mapping[str, Any]) -> Cloud:

@@ -30,19 +30,39 @@ NAMES = (
     "coherence",
 )
 FINENESS, SPREAD, DARK = (NAMES.index(name) for name in ("fineness", "spread", "percentile 1"))
-Phases = tuple[tuple[float, float], ...]
-"""By how much of a source pixel crops' corners lie beside those of a raw image, y and x."""
-STILL: Phases = ((0.0, 0.0),)
 LEAST_GREYS = 16
 """Of fewer grey values nothing is said of the steps in which they come."""
 _SIGNAL = 6.0  # noises of the smoothed crop: noise alone reaches 5.4 in one crop of 2400
 _ABOVE = 1.5  # times the noise: bands that show structure
 _SMOOTH_PX = 2.0
-_EDGE = 8  # blocks: what the filters' borders reach
 _ZOOMS = 0.5, 8.0  # beyond them what a resampling does to noise is taken to be the same
 _SECOND = np.array([1.0, -2.0, 1.0], dtype=np.float32)  # a difference
 _KNEE = 0.05  # scaled units: percentiles are linear below it and logarithms above
 _SMALL = 1e-6
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where a crop lies between the pixels of a source image, in those pixels, y and x.
+
+    Attributes
+    ----------
+    start_px : (y, x)
+        By how much its corner lies beside that of a raw image's, -0.5 to 0.5.
+    drift_px : (y, x)
+        By how much farther beside it the opposite corner lies, -1 to 1.
+    """
+
+    start_px: tuple[float, float] = (0.0, 0.0)
+    drift_px: tuple[float, float] = (0.0, 0.0)
+
+    def zoom(self, zoom: tuple[float, float]) -> tuple[float, float]:
+        """Return by which zoom a crop is taken so that it drifts: target px per source px."""
+        y, x = (z / (1 + px * z / CROP_PX) for z, px in zip(zoom, self.drift_px, strict=True))
+        return y, x
+
+
+STILL = Phase()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,29 +125,6 @@ def measure_features(
     return Features(np.column_stack(columns).astype(np.float64), signal)
 
 
-def widen(crops: Float32[np.ndarray, "n y x"], times: float) -> Float32[np.ndarray, "n y x"]:
-    """Return crops in which structures are wider, by so many times of the finest; noise stays.
-
-    What is above the noise, by its power in rings of frequency (Wiener), is blurred by a Gaussian.
-    """
-    _, fineness = _bands(_in_blocks(crops))
-    height, width = crops.shape[1:]
-    y, x = np.ogrid[:height, :width]
-    cycles = CROP_PX / 2 * np.hypot(y / height, x / width)
-    ring = cycles.astype(int)
-    pixels = np.bincount(ring.ravel())
-    wider = []
-    for crop, fine in zip(crops, fineness, strict=True):
-        part = fft.dctn(crop, norm="ortho")
-        power = np.bincount(ring.ravel(), np.square(part).ravel()) / pixels + _SMALL**2
-        noise = _ABOVE * power[RINGS[-2] : RINGS[-1]].mean()
-        structure = np.where(cycles < RINGS[-1], 1 - np.minimum(noise / power, 1)[ring], 0)
-        # a Gaussian whose transform is exp(-k^2 w^2) has this fineness
-        lost = 1 - np.exp(-np.square(cycles) * (times**2 - 1) * np.exp(2 * fine))
-        wider.append(fft.idctn(part * (1 - structure * lost), norm="ortho"))
-    return np.array(wider, np.float32)
-
-
 def grey_level(percentile: float) -> float:
     """Return the scaled grey level that a feature of the name "percentile" means."""
     return _KNEE * math.sinh(percentile)
@@ -139,19 +136,19 @@ def wrap(phase: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 @functools.lru_cache(maxsize=1024)
-def measure_smoothed_noise(
-    zoom: tuple[float, float], phase: tuple[float, float] = STILL[0]
-) -> float:
+def measure_smoothed_noise(zoom: tuple[float, float], phase: Phase = STILL) -> float:
     """Return how much more noise a smoothed crop has than its finest detail tells.
 
     Resampling to a finer grid, or by a part of a pixel farther, makes neighbours alike: of white
     noise less is left in the finest detail, by which noise is measured, than in what is smoothed.
     1 where nothing was resampled.
     """
-    if is_same_grid(zoom) and not any(phase):
+    zoom = phase.zoom(zoom)
+    if is_same_grid(zoom) and not any(phase.start_px):
         return 1.0
     (smooth_y, fine_y), (smooth_x, fine_x) = (
-        _noise_left(float(np.clip(z, *_ZOOMS)), p) for z, p in zip(zoom, phase, strict=True)
+        _noise_left(float(np.clip(z, *_ZOOMS)), px)
+        for z, px in zip(zoom, phase.start_px, strict=True)
     )
     deviations = np.sqrt(np.outer(fine_y, fine_x))
 
@@ -164,18 +161,18 @@ def measure_smoothed_noise(
 
 
 def _noise_left(
-    zoom: float, phase: float
+    zoom: float, phase_px: float
 ) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
     """Return what is left of white noise, variances along one axis: smoothed, and finest detail.
 
     All that is done to a crop is done along one axis and the other.
     """
     pixels = np.eye(math.ceil(CROP_PX / zoom) + 2)
-    rows = resample(pixels, (zoom, 1.0), (phase, 0.0))[:CROP_PX]
+    rows = resample(pixels, (zoom, 1.0), (phase_px, 0.0))[:CROP_PX]
     blocks = (rows[::2] + rows[1::2]) / 2
     smooth = ndimage.gaussian_filter1d(blocks, _SMOOTH_PX / 2, axis=0)
     fine = ndimage.correlate1d(blocks, _SECOND, axis=0)
-    smooth, fine = (np.square(each[_EDGE:-_EDGE]).sum(axis=1) for each in (smooth, fine))
+    smooth, fine = (np.square(each).sum(axis=1) for each in (smooth, fine))
     return smooth, fine
 
 

@@ -9,7 +9,7 @@ its training pairs, never from the image that is judged.
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,16 @@ class Forward:
         blurred *= np.float32(self.gain)
         blurred += np.float32(self.background)
         return blurred
+
+    def widened(self, times: float) -> "Forward":
+        """Return what leads to a source whose blur is so many times as wide.
+
+        That blur is the target's, taken for a Gaussian, and what comes to it.
+        """
+        sigma_px = self.target_fwhm_px / FWHM_PER_SIGMA
+        coarser = np.interp(times * _KNOWN, _KNOWN, self.transfer)
+        lost = np.exp(-2 * (math.pi * sigma_px * _KNOWN) ** 2 * (times**2 - 1))
+        return replace(self, transfer=tuple((coarser * lost).tolist()))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""

@@ -67,10 +67,11 @@ from crosscope.quality.domain import (
     judge_domain,
     place_crops,
     place_raw,
+    spread_evenly,
 )
 from crosscope.quality.features import (
     STILL,
-    Phases,
+    Phase,
     find_step,
     make_whole,
     measure_smoothed_noise,
@@ -386,16 +387,22 @@ class View:
         return zoomed_shape(self.slide.image.pixels.shape[-2:], self.zoom)
 
     def read(
-        self, place: Place, y: slice, x: slice, *, phase: tuple[float, float] = (0.0, 0.0)
+        self, place: Place, y: slice, x: slice, *, move: Phase = STILL
     ) -> Num[np.ndarray, "_y _x"]:
-        """Read a part on the target's grid, or a phase of a source pixel farther."""
+        """Read a part on the target's grid, or so much of a source pixel farther."""
+        zoom = move.zoom(self.zoom)
+        # the part begins where it would if all of the plane were zoomed as usual
+        farther_y, farther_x = (
+            px + (at.start + 0.5) * (1 / usual - 1 / z)
+            for px, at, usual, z in zip(move.start_px, (y, x), self.zoom, zoom, strict=True)
+        )
         return resample_part(
             lambda v, u: self.slide.read(place, v, u),
             self.slide.image.pixels.shape[-2:],
-            self.zoom,
+            zoom,
             y,
             x,
-            phase,
+            (farther_y, farther_x),
         )
 
     def average(
@@ -446,7 +453,7 @@ def judge_view(view: View) -> Belonging:
     crops = np.stack(
         [
             [
-                make_whole(view.read(place, y, x, phase=move))
+                make_whole(view.read(place, y, x, move=move))
                 for (y, x), move in zip(spots, moves, strict=True)
             ]
             for place in chosen
@@ -471,17 +478,23 @@ def judge_view(view: View) -> Belonging:
 
 
 def _find_moves(
-    view: View, spots: Sequence[tuple[slice, slice]], learnt: Phases
-) -> tuple[Phases, Phases]:
-    """Return which phases crops are to have, and by how much of a source pixel to move them."""
+    view: View, spots: Sequence[tuple[slice, slice]], learnt: Sequence[Phase]
+) -> tuple[list[Phase], list[Phase]]:
+    """Return which phases crops are to have, and how to move them there."""
     corners = np.array([[y.start, x.start] for y, x in spots]) / view.zoom
-    asked = np.resize(learnt, corners.shape)
-    if view.registered or learnt == STILL:
-        asked = wrap(corners)
-    phases, moves = (
-        tuple((y, x) for y, x in each.round(3).tolist()) for each in (asked, wrap(asked - corners))
-    )
+    if view.registered or learnt == (STILL,):
+        return [Phase(_rounded(corner)) for corner in wrap(corners)], [STILL] * len(spots)
+    phases = spread_evenly(learnt, len(spots))
+    moves = [
+        Phase(_rounded(wrap(phase.start_px - corner)), phase.drift_px)
+        for phase, corner in zip(phases, corners, strict=True)
+    ]
     return phases, moves
+
+
+def _rounded(px: Float[np.ndarray, "2"]) -> tuple[float, float]:
+    y, x = px.round(3).tolist()
+    return y, x
 
 
 def _require_finite(slide: Slide, pixels: Num[np.ndarray, "*n _x"]) -> None:
