@@ -61,9 +61,16 @@ LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to nois
 PERFECT_PER_UM = (0.6, 0.77, 1.0, 1.2)  # the source's pixels of 0.65 um end at 0.77
 DEVELOPMENT_SEED = 900  # what else might bring wide-field nearer is tried here
 MORE: dict[str, dict[str, Any]] = {
+    "dapi longer": {"steps": RARE * FULL.steps},
     "fitc longer": {"steps": RARE * FULL.steps},
     "fitc wider": {"base": 48, "steps": 10_000, "warm_share": 1.0},
     "txred longer": {"steps": RARE * FULL.steps},
+}
+# of an adversary that is to fill wide-field's spectrum
+SHARES = {
+    "dapi": ("default", "1 %", "10 %", "50 %", "90 %"),
+    "fitc": ("default", "10 %"),
+    "txred": ("default", "10 %"),
 }
 LINES = 16  # averages that the simulated STED has by default
 # so that the discriminator has learnt to tell, and the share matters: by default it has little time
@@ -114,6 +121,11 @@ def jobs() -> dict[str, Job]:
         **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, STED_FILAMENTS)},
         "perfect wide-field": perfect,
         **{name: partial(try_more, name.split()[0], **plan) for name, plan in MORE.items()},
+        **{
+            f"{channel} adversarial {share}": partial(try_adversary, channel, share)
+            for channel, shares in SHARES.items()
+            for share in shares
+        },
         "signal to noise": signal_to_noise,
         "half precision": compare_precisions,
     }
@@ -220,6 +232,15 @@ def try_more(channel: str, out: Path, **plan: Any) -> dict[str, dict[str, float]
         "psnr_db": {name: psnr[name]["median"] for name in kept if name in psnr}
         | {"turned": float(np.median(turned))}
     }
+
+
+def try_adversary(channel: str, share: str, out: Path) -> dict[str, Any]:
+    """Train with a stronger adversary, or as by default; PSNR in dB, and the spectrum's error."""
+    view, plan = CHANNELS[channel], ABLATIONS.get(f"adversarial {share}", {})
+    pairs, _ = take(view, pairs=FULL.training, size_px=FULL.size_px, seed=2 * DEVELOPMENT_SEED)
+    model = train(pairs, FULL, DEVELOPMENT_SEED, out / "run", **plan)
+    figures = figures_of(judge(model, view, FULL, DEVELOPMENT_SEED))
+    return {name: figures[name] for name in ("psnr_db", "spectrum", "training")}
 
 
 def turn_all(model: cs.Model, source: np.ndarray, network: torch.nn.Module | None) -> np.ndarray:

@@ -17,7 +17,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from page_tables import fill_page, table
-from systems import ABLATIONS, FULL, LINES, MORE, PERFECT_PER_UM, RESULT, SEED, SEEDS, VIEWS
+from systems import (
+    ABLATIONS,
+    FULL,
+    LINES,
+    MORE,
+    PERFECT_PER_UM,
+    RESULT,
+    SEED,
+    SEEDS,
+    SHARES,
+    VIEWS,
+)
 
 import crosscope as cs
 from crosscope.report.picture import draw_fields
@@ -67,6 +78,7 @@ def main() -> None:
         "wide-field": wide_field(jobs["widefield-1000"]),
         "perfect": perfect(jobs["perfect wide-field"]),
         "more": more(jobs),
+        "filled": filled(jobs),
         "crossed": crossed(jobs["widefield-1000"]),
         "nuclei": nuclei(jobs["nuclei-1000"]),
         "curve": curve(jobs["nuclei-1000"]),
@@ -169,6 +181,20 @@ def more(jobs: Mapping[str, Figures]) -> list[str]:
             gain = max(value for value in found[1:] if value) - psnr["lucy_richardson"]
             rows.append([name, *(value and f"{value:.2f}" for value in found), f"{gain:.2f}"])
     head = ["Richardson-Lucy", "before the adversary", "output", "turned and flipped", "gain"]
+    return table(["PSNR, dB", *head], rows)
+
+
+def filled(jobs: Mapping[str, Figures]) -> list[str]:
+    """Return how far an adversary fills wide-field's spectrum, and what it costs."""
+    psnr = [f"psnr_db.{method}.median" for method in ("lucy_richardson", "twin", "output")]
+    rows = []
+    for channel, share in ((name, share) for name, shares in SHARES.items() for share in shares):
+        found = jobs[f"{channel} adversarial {share}"]
+        off = [at(found, f"spectrum.{which}", ".0%") for which in ("median", "largest")]
+        rows.append(
+            [f"{channel.upper()}, {share}", *(at(found, path, ".2f") for path in psnr), *off]
+        )
+    head = ["Richardson-Lucy", "twin", "output", "spectrum off, median", "largest"]
     return table(["PSNR, dB", *head], rows)
 
 

@@ -27,7 +27,7 @@ LITTLE_DB = 2.0  # above Richardson-Lucy: a card says that it is no more
 FAR_OFF = 0.5  # of the truth's power at some frequency: a card says so
 # limits that several cards tell; docs/trust.md has the figures
 POINTS = "A resolution that its certificate claims is of points, and not of what it was made for."
-BLUR = "The gate does not refuse an objective whose blur is a fifth wider (docs/trust.md)."
+BLUR = "The gate refuses few images of an objective whose blur is a fifth wider (docs/trust.md)."
 
 
 @dataclass(frozen=True)

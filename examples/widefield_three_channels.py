@@ -36,7 +36,7 @@ CHANNELS = {
 CROSSED = ("dapi", "fitc")  # that TxRed's model is tried on
 LIMITS = {
     "dapi": (POINTS, BLUR),
-    "fitc": (POINTS, BLUR),
+    "fitc": (POINTS,),
     "txred": (POINTS, BLUR, "The gate refuses few images of filaments (docs/trust.md)."),
 }
 
