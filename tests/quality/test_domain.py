@@ -36,7 +36,7 @@ from crosscope.quality.features import (
     measure_smoothed_noise,
     saturated_share,
 )
-from crosscope.quality.inspection import open_views
+from crosscope.quality.inspection import _find_moves, open_views
 from crosscope.terminal.commands import app
 
 
@@ -214,6 +214,27 @@ def test_a_crop_drifts_from_where_it_begins_to_where_it_ends(start: int) -> None
     farther_px = np.add.outer(1000 * (0.25 + along), -0.5 - 0.5 * along)
     inner = slice(5, -5)  # the border's pixels are repeated beyond it
     assert (moved - still)[inner, inner] == pytest.approx(farther_px[inner, inner], abs=1e-6)
+
+
+@pytest.mark.parametrize("side_px", [180, 256, 293])
+def test_crops_are_moved_away_from_the_border_of_what_was_taken(side_px: int) -> None:
+    model = cs.Model.load("widefield-20x-dapi")
+    image = cs.Image(np.zeros((side_px, side_px)), "yx", (650.0, 650.0))
+    (view,) = open_views(model, slide_of(image), cs.PredictionPlan())
+    spots = list(cover(view.shape))
+    domain = Domain.from_json(model.certificate["domain"])
+    phases, moves = _find_moves(view, spots, domain.phases)
+    assert phases != [STILL] * len(spots)
+    ends = []
+    for spot, phase, move in zip(spots, phases, moves, strict=True):
+        for at, asked, start, drift in zip(
+            spot, phase.start_px, move.start_px, move.drift_px, strict=True
+        ):
+            first = at.start / 2 + start  # from where the image begins, in its pixels
+            assert (first - asked + 0.5) % 1 == pytest.approx(0.5, abs=2e-3)
+            ends += [first, first + (at.stop - at.start) / 2 + drift]
+    assert min(ends) > -1e-3
+    assert max(ends) < side_px + 1e-3
 
 
 @pytest.mark.parametrize("side_px", [256, 500, 593])

@@ -483,18 +483,27 @@ def _find_moves(
     """Return which phases crops are to have, and how to move them there."""
     corners = np.array([[y.start, x.start] for y, x in spots]) / view.zoom
     if view.registered or learnt == (STILL,):
-        return [Phase(_rounded(corner)) for corner in wrap(corners)], [STILL] * len(spots)
+        still = [Phase((y, x)) for y, x in wrap(corners).round(3).tolist()]
+        return still, [STILL] * len(spots)
     phases = spread_evenly(learnt, len(spots))
-    moves = [
-        Phase(_rounded(wrap(phase.start_px - corner)), phase.drift_px)
-        for phase, corner in zip(phases, corners, strict=True)
-    ]
+    moves = []
+    for spot, corner, phase in zip(spots, corners, phases, strict=True):
+        asked = zip(spot, view.shape, phase.start_px - corner, phase.drift_px, strict=True)
+        y, x = (_move_inwards(*each) for each in asked)
+        moves.append(Phase((y, x), phase.drift_px))
     return phases, moves
 
 
-def _rounded(px: Float[np.ndarray, "2"]) -> tuple[float, float]:
-    y, x = px.round(3).tolist()
-    return y, x
+def _move_inwards(part: slice, side_px: int, px: float, drift_px: float) -> float:
+    """Return a move that differs by whole source pixels, away from a border that a crop touches."""
+    farthest = max(drift_px, 0.0)
+    if (part.start == 0) == (part.stop == side_px):  # both, or none
+        move = (px + 0.5) % 1 - 0.5
+    elif part.start == 0:
+        move = px % 1
+    else:
+        move = -(-(px + farthest) % 1) - farthest
+    return round(move, 3)
 
 
 def _require_finite(slide: Slide, pixels: Num[np.ndarray, "*n _x"]) -> None:
