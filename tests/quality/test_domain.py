@@ -1,5 +1,6 @@
 """The bead model takes beads, and nothing else; where little is known, little is refused."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,17 @@ def test_what_tells_a_blur_is_learnt_where_there_is_enough_to_learn_from(
     for found, knows in ((domain, learns), (alone, False)):
         assert (np.count_nonzero(found.blur.weights) > 1) == knows
         assert found.deep_blur.weights.any() == knows
+
+
+def test_a_network_that_is_dead_leaves_a_domain_that_can_be_read(beads: cs.Model) -> None:
+    simulated = cs.simulate("confocal-sted", pairs=8, size_px=512, seed=5301)
+    sources = [pair.source.pixels.astype(np.float32) for pair in simulated]
+    blurred = [ndimage.gaussian_filter(source, 1.0) for source in sources]
+    dead = copy.deepcopy(beads.generator)
+    for weights in dead.parameters():
+        weights.data *= 1e-3
+    domain = learn_domain(dead, sources, beads.source_scaling, blurred=blurred)
+    assert Domain.from_json(domain.to_json()).deep_blur.weights.any()
 
 
 def test_crops_are_spread_over_the_image() -> None:

@@ -64,6 +64,7 @@ _CROPS_PER_COMPONENT = 8
 _LEAST = 1e-12  # a change that is none
 _PRIOR, _PRIOR_WIDTH, _PRIOR_CROPS = 0.4, 0.2, 20  # how crops of a kind vary, where few were seen
 _PRIOR_SHARE = 0.1  # of how much components of the bottleneck vary
+_LEAST_SPREAD = 1e-3  # of those: a network whose bottleneck hardly varies tells nothing
 _LEAST_REACH = 1.3
 _CONTRASTS = 3.0  # a third of the clearest crop's contrast is enough
 _ENOUGH = 3  # crops for each feature tell how these vary together
@@ -388,7 +389,7 @@ def _find_components(
     _, strengths, components = np.linalg.svd(channels, full_matrices=False)
     count = min(TELLING, max(1, len(channels) // _CROPS_PER_COMPONENT))
     spread = float(strengths[:count].mean()) / math.sqrt(len(channels))
-    return components[:count], max(spread, _LEAST)
+    return components[:count], max(spread, _LEAST_SPREAD)
 
 
 def judge_domain(
