@@ -56,7 +56,7 @@ PARTING: dict[str, Any] = {
 PIT_LIMITS = (
     "A resolution that its certificate claims is of points. Pits, which are discs and rings, are "
     "told apart from farther on only (docs/trust.md).",
-    "Beads look much like pits: the gate refuses none of them (docs/trust.md).",
+    "Beads look much like pits: the gate refuses few of them (docs/trust.md).",
 )
 CLOSE_NM, CLOSE_HALF_NM = 120.0, 10.0  # 110 to 130 nm
 PIT_NM = 150.0  # from the middle of two maxima: who else they may be of
