@@ -106,14 +106,10 @@ def certify(
                 found["sisters_beyond_share"] = float((np.max(apart, axis=0) > LIMIT).mean())
             agreement.append(found)
     phases = find_phases(pairs)
+    raw = [plane for i in served for plane in i.pixels.reshape(-1, *i.pixels.shape[-2:])]
     planes = [
         resample(plane, phase.zoom((y, x)), phase.start_px).astype(np.float32)
-        for image in served
-        for plane, phase in zip(
-            image.pixels.reshape(-1, *image.pixels.shape[-2:]),
-            itertools.cycle(phases),
-            strict=False,
-        )
+        for plane, phase in zip(raw, spread_evenly(phases, len(raw)), strict=True)
     ]
     wider = forward.widened(_WIDER)
     targets = [pair.target.pixels.astype(np.float32) for pair in pairs]
@@ -153,10 +149,12 @@ def find_phases(pairs: Sequence[RegisteredPair]) -> tuple[Phase, ...]:
     forth = itertools.cycle([(1, -1), (-1, 1)])
     for pair in pairs:
         zoom_y, zoom_x = zoom = pair.target_px_per_source_px
+        # without what is bent: mirrored or turned by quarters, at most
+        straight = np.rint(pair.transform.matrix[:, :2] * zoom[:, None]) / zoom[:, None]
         for y, x in place_crops(pair.source.pixels.shape):
             corners = np.array(list(itertools.product((y.start, y.stop), (x.start, x.stop))))
             seen = pair.to_source(corners + np.array(pair.origin_yx_px, np.float64))
-            starts = seen - (corners - corners[0]) / zoom - (0.5 / zoom - 0.5)
+            starts = seen - (corners - corners[0]) @ straight.T - (0.5 / zoom - 0.5)
             moved.append(wrap(starts - corners[0] / zoom))
             phase = _drift(starts.min(axis=0), starts.max(axis=0), next(forth))
             found.append((measure_smoothed_noise((zoom_y, zoom_x), phase), phase))

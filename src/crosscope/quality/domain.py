@@ -44,8 +44,8 @@ Value = TypeVar("Value")
 CROPS, DEEP_CROPS = 16, 4
 """How many crops of a plane are looked at, and by the network."""
 DEEP, TELLING = 8, 32
-"""Components of the bottleneck that are compared, and by which a wider blur is told, at most: one
-for eight crops that there are."""
+"""Components of the bottleneck that are compared, and by which a wider blur is told, at most; no
+more than one for every eight crops."""
 NEAR, OUTSIDE = 1.15, 1.5
 """Distances, of the largest that a field of the same kind has, beyond which an image is so."""
 LEAST_PX = 112
@@ -203,7 +203,7 @@ class Domain:
         sizes = [each.centre.shape for each in (classical, deep, in_blur, in_deep_blur)]
         shapes = [*sizes, blur.weights.shape, deep_blur.weights.shape, project.shape[1:]]
         wanted = [(len(NAMES),), (len(project),), (1,), (1,), (len(NAMES),), *[middle.shape] * 2]
-        if shapes != wanted or not value["phases"]:
+        if shapes != wanted or middle.ndim != 1 or not value["phases"]:
             raise ValueError("the features' numbers don't fit each other")
         phases = tuple(
             Phase(
@@ -295,12 +295,12 @@ class _Measured:
 
 @dataclass(frozen=True, eq=False)
 class _Crops:
-    """What crops of a training field show, and how many that show anything don't overlap."""
+    """What crops of a training field show, and as how many they count that don't overlap."""
 
     values: Float[np.ndarray, "n f"]
     channels: Float[np.ndarray, "n c"]
     signal: Bool[np.ndarray, " n"]
-    held: float
+    apart: float
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,8 @@ def learn_domain(
         On the network's grid, grey values; one is enough, though more tell what may vary.
     scaling : Scaling
     blurred : sequence of (y, x)
-        The first of the sources, as an objective of a wider blur would show them.
+        The first of the sources, as an objective of a wider blur would show them; of up to three
+        sources they are not looked at. Without, the finest structures' width stands for the blur.
     phases : sequence of Phase
         Where between pixels the sources' crops were taken from: see `Domain`. Beside what few
         fields leave unknown that is nothing.
@@ -339,27 +340,24 @@ def learn_domain(
     def measure(source: Num[np.ndarray, "_y _x"]) -> _Crops:
         crops = scaling.apply(np.stack([make_whole(source[at]) for at in place(source.shape)]))
         features = measure_features(crops)
-        held = features.signal.mean() * min(len(crops), _count_apart(source.shape))
-        return _Crops(features.values, pool_bottleneck(generator, crops), features.signal, held)
+        apart = float(min(len(crops), _count_apart(source.shape)))
+        return _Crops(features.values, pool_bottleneck(generator, crops), features.signal, apart)
 
     before = [measure(source) for source in sources]
     after = [] if few else [measure(source) for source in blurred]
     after += before[len(after) :]
-    if not any(crops.held for crops in before):  # nothing but noise: everything is alike
-        before = after = [
-            replace(crops, signal=np.ones_like(crops.signal), held=len(crops.signal))
-            for crops in before
-        ]
-    known = [(b, a) for b, a in zip(before, after, strict=True) if b.held]
+    if not any(crops.signal.any() for crops in before):  # nothing but noise: everything is alike
+        before = after = [replace(crops, signal=np.ones_like(crops.signal)) for crops in before]
+    known = [(b, a) for b, a in zip(before, after, strict=True) if b.signal.any()]
     values = [b.values[b.signal] for b, _ in known]
     channels = [b.channels[b.signal] for b, _ in known]
     value_changes = [(a.values - b.values)[b.signal] for b, a in known]
     channel_changes = [(a.channels - b.channels)[b.signal] for b, a in known]
-    held = [b.held for b, _ in known]
+    held = [b.signal.mean() * b.apart for b, _ in known]
     unsure = 1 + _FEW / min(max(_FEW, len(held)), sum(held) / _HELD)
     middle = np.concatenate(channels).mean(axis=0)
     components, spread = _find_components(np.concatenate(channels) - middle)
-    project, telling = components[:DEEP], components[:TELLING] / spread
+    project, telling = components[:DEEP], components / spread
     clear = [_clear(each) for each in values]
     deep_blur = _learn_blur(
         [each @ telling.T for each in channels],
@@ -385,11 +383,14 @@ def learn_domain(
 def _find_components(
     channels: Float[np.ndarray, "n c"],
 ) -> tuple[Float[np.ndarray, "d c"], float]:
-    """Return the principal components of what varies, and how much those vary that tell a blur."""
+    """Return the principal components of what varies, and how much they vary on average.
+
+    Infinitely where they hardly do, as in a network that is dead: by its units nothing is told.
+    """
     _, strengths, components = np.linalg.svd(channels, full_matrices=False)
     count = min(TELLING, max(1, len(channels) // _CROPS_PER_COMPONENT))
     spread = float(strengths[:count].mean()) / math.sqrt(len(channels))
-    return components[:count], max(spread, _LEAST_SPREAD)
+    return components[:count], spread if spread > _LEAST_SPREAD else math.inf
 
 
 def judge_domain(
@@ -574,14 +575,14 @@ def _learn_blur(
 ) -> Discriminant:
     """Return the number by which a wider blur is told, and where it lies in the crops `shown`.
 
-    Of little, or where nothing changes, the weights are those of what does it `alone`: little does
-    not tell how features vary together.
+    `shown` are `known`, unless given. Of little, or where less than two fields are known to change,
+    the weights are `alone`: little does not tell how features vary together.
     """
-    enough = any(change.any() for change in changes)
-    enough = enough and sum(map(len, known)) >= _ENOUGH * len(NAMES)
+    altered = sum(bool(change.any()) for change in changes)
+    enough = altered > 1 and sum(map(len, known)) >= _ENOUGH * len(NAMES)
 
-    def weigh(fields: Sequence[Any], altered: Sequence[Any]) -> Float[np.ndarray, " f"]:
-        return _weigh_blur(fields, altered, prior) if enough else alone
+    def weigh(fields: Sequence[Any], others: Sequence[Any]) -> Float[np.ndarray, " f"]:
+        return _weigh_blur(fields, others, prior) if enough else alone
 
     def numbers(weights: Float[np.ndarray, " f"]) -> list[Float[np.ndarray, "_n 1"]]:
         return [values @ weights[:, None] for values in shown or known]
@@ -750,7 +751,10 @@ def _cloud_of(value: Mapping[str, Any]) -> Cloud:
 
 
 def _array(value: Any) -> Float[np.ndarray, "*shape"]:
-    found = np.array(value, np.float64)
+    try:
+        found = np.array(value, np.float64)
+    except OverflowError as error:
+        raise ValueError("a feature's number is too large") from error
     if not (np.abs(found) <= LARGEST_FEATURE).all():
         raise ValueError("the features' numbers are not finite, or too large")
     return found

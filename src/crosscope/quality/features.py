@@ -48,7 +48,8 @@ class Phase:
     Attributes
     ----------
     start_px : (y, x)
-        By how much its corner lies beside that of a raw image's, -0.5 to 0.5.
+        By how much its corner lies beside that of a raw image's, -0.5 to 0.5; of a move, by how
+        much it is moved.
     drift_px : (y, x)
         By how much farther beside it the opposite corner lies, -1 to 1.
     """

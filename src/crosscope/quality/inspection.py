@@ -389,7 +389,7 @@ class View:
     def read(
         self, place: Place, y: slice, x: slice, *, move: Phase = STILL
     ) -> Num[np.ndarray, "_y _x"]:
-        """Read a part on the target's grid, or so much of a source pixel farther."""
+        """Read a part on the target's grid, or what lies so many source pixels farther."""
         zoom = move.zoom(self.zoom)
         # the part begins where it would if all of the plane were zoomed as usual
         farther_y, farther_x = (
