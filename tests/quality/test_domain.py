@@ -139,7 +139,7 @@ def test_a_domain_survives_json_and_damage_is_noticed(beads: cs.Model) -> None:
         {"deep": value["deep"] | {"centre": [float("nan")] * 8}},
     )
     for damage in damages:
-        with pytest.raises(ValueError, match=r"feature|not a number from|unpack"):
+        with pytest.raises(ValueError, match=r"feature|not a number from"):
             Domain.from_json(value | damage)
 
 

@@ -203,7 +203,8 @@ class Domain:
         sizes = [each.centre.shape for each in (classical, deep, in_blur, in_deep_blur)]
         shapes = [*sizes, blur.weights.shape, deep_blur.weights.shape, project.shape[1:]]
         wanted = [(len(NAMES),), (len(project),), (1,), (1,), (len(NAMES),), *[middle.shape] * 2]
-        if shapes != wanted or middle.ndim != 1 or not value["phases"]:
+        whole = {len(phase) for phase in value["phases"]} == {4}
+        if shapes != wanted or middle.ndim != 1 or not whole:
             raise ValueError("the features' numbers don't fit each other")
         phases = tuple(
             Phase(
