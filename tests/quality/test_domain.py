@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import UInt16
 from scipy import ndimage
 from typer.testing import CliRunner
@@ -15,9 +16,11 @@ import crosscope as cs
 from crosscope.data.grids import resample
 from crosscope.data.slides import slide_of
 from crosscope.data.transforms import Transform
+from crosscope.model.generator import build_generator
 from crosscope.optics.camera import expose
 from crosscope.optics.psf import Otf, confocal_otf
 from crosscope.optics.rendering import Grid, render
+from crosscope.optics.systems import SimulatedPair
 from crosscope.quality.certificate import find_phases
 from crosscope.quality.domain import (
     LEAST_PX,
@@ -27,6 +30,7 @@ from crosscope.quality.domain import (
     is_covered,
     learn_domain,
     place_crops,
+    pool_bottleneck,
 )
 from crosscope.quality.features import (
     NAMES,
@@ -143,22 +147,52 @@ def test_a_domain_survives_json_and_damage_is_noticed(beads: cs.Model) -> None:
             Domain.from_json(value | damage)
 
 
+def through_wider(pair: SimulatedPair, wider: float, rng: np.random.Generator) -> cs.Image:
+    """Return what an objective whose blur is so many times as wide shows of the same sample."""
+    truth, camera, sharp = pair.truth, pair.truth.source_camera, confocal_otf()
+    other = Otf(sharp.frequency_per_nm / wider, sharp.value)
+    places_nm = truth.warp.to_source_nm(truth.emitters.yx_nm)
+    grid = Grid(len(pair.source.pixels), 30.0, integrates=False)
+    usual, seen = (
+        render(places_nm, truth.emitters.weight, otf=otf, grid=grid) for otf in (sharp, other)
+    )
+    light = (pair.source.pixels - camera.offset) / camera.gain - camera.background
+    exposed = expose(seen * light.mean() / usual.mean(), camera, rng=rng)
+    return pair.source.with_pixels(exposed)
+
+
 def test_another_objective_is_told_by_the_texture_of_nuclei(rng: np.random.Generator) -> None:
-    model, sharp = cs.Model.load("confocal-sted-nuclei"), confocal_otf()
-    wider = Otf(sharp.frequency_per_nm / 1.2, sharp.value)
-    grid = Grid(512, 30.0, integrates=False)
+    model = cs.Model.load("confocal-sted-nuclei")
     for pair in cs.simulate("confocal-sted", sample="nuclei", pairs=2, size_px=512, seed=5310):
-        truth, camera = pair.truth, pair.truth.source_camera
-        places_nm = truth.warp.to_source_nm(truth.emitters.yx_nm)
-        usual, wide = (
-            render(places_nm, truth.emitters.weight, otf=otf, grid=grid) for otf in (sharp, wider)
-        )
-        light = (pair.source.pixels - camera.offset) / camera.gain - camera.background
-        exposed = expose(wide * light.mean() / usual.mean(), camera, rng=rng)
         same = cs.check(model, pair.source)
-        other = cs.check(model, pair.source.with_pixels(exposed))
+        other = cs.check(model, through_wider(pair, 1.2, rng))
         assert (same.domain, other.domain) == ("inside", "outside")
         assert "wider than in training: another objective?" in " ".join(other.reasons)
+
+
+def test_what_a_certificate_tells_a_blur_by_rises_with_it(
+    beads: cs.Model, rng: np.random.Generator
+) -> None:
+    # six fields of 16 crops each, with something in all: enough to learn from
+    simulated = cs.simulate("confocal-sted", sample="filaments", pairs=7, size_px=528, seed=5312)
+    *known, unseen = simulated
+    pairs = [
+        cs.register(cs.RawPair(pair.name, pair.source, pair.target), rigid=True) for pair in known
+    ]
+    # a network of few channels, which knows nothing: what it makes of a crop changes all the same
+    torch.manual_seed(0)
+    model = replace(beads, base=4, generator=build_generator("fast", 4), twin=None, heads=None)
+    certificate = cs.certify(model, pairs, claims=False).certificate
+    domain = Domain.from_json(certificate["domain"])
+    told, deep = [], []
+    for wider in (1 / 1.2, 1.0, 1.2):
+        grey = through_wider(unseen, wider, rng).pixels.astype(np.float32)
+        crops = model.source_scaling.apply(np.stack([grey[at] for at in place_crops(grey.shape)]))
+        told.append((measure_features(crops).values @ domain.blur.weights).mean())
+        channels = pool_bottleneck(model.generator, crops)
+        deep.append((channels @ domain.deep_blur.weights).mean())
+    for numbers in (told, deep):
+        assert np.diff(numbers).min() > 1  # standard deviations of a crop
 
 
 def test_raw_crops_are_resampled_where_registering_resampled() -> None:
