@@ -26,6 +26,7 @@ from recipes import View, take
 from scipy import stats
 
 import crosscope as cs
+from crosscope.data.grids import in_blocks
 from crosscope.metrics.spots import find_spots, isolated
 from crosscope.optics.camera import Camera, expose
 from crosscope.optics.misregistration import ALIGNED
@@ -34,7 +35,7 @@ from crosscope.optics.rendering import Grid, render
 from crosscope.optics.systems import SAMPLES, Microscope
 from crosscope.prediction.tiling import sharpen
 from crosscope.quality.claim import BRIGHTNESS, ENGINE, measure_claim, upper_bound
-from crosscope.quality.forward import Forward, in_blocks
+from crosscope.quality.forward import Forward
 from crosscope.quality.points import See, cell_centres, light_of
 from crosscope.quality.quantities import EXPOSURES, OFFSETS, measure_quantities
 from crosscope.quality.reblur import learn_forward

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crosscope.data.grids import (
     Axis,
+    in_blocks,
     is_same_grid,
     resample,
     resample_part,
@@ -120,3 +121,10 @@ def test_a_part_of_the_same_grid_is_what_was_read() -> None:
     y, x = slice(2, 5), slice(3, 9)
     part = resample_part(lambda v, u: PLANE[v, u], PLANE.shape, (1.0, 1.0), y, x)
     assert np.array_equal(part, PLANE[y, x])
+
+
+def test_blocks_are_means_and_repeat_the_border() -> None:
+    found = in_blocks(np.arange(15.0).reshape(3, 5), 2)
+    assert found.tolist() == [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
+    several = np.arange(24.0).reshape(2, 3, 4)
+    assert in_blocks(several, 3).tolist() == [[[5.0, 7.0]], [[17.0, 19.0]]]

@@ -11,7 +11,7 @@ from crosscope.data.images import Image
 from crosscope.data.registered import RegisteredPair
 from crosscope.data.transforms import IDENTITY
 from crosscope.deconvolution import FWHM_PER_SIGMA
-from crosscope.quality.forward import Forward, estimate_forward, in_blocks
+from crosscope.quality.forward import Forward, estimate_forward
 from crosscope.quality.reblur import (
     LIMIT,
     Sums,
@@ -186,11 +186,6 @@ def test_it_survives_json_and_damage_is_noticed(
     for damage in ({"gain": 0.0}, {"transfer": [1.0]}, {"zoom": float("inf")}):
         with pytest.raises(ValueError, match=r"not a number from|damaged"):
             Forward.from_json(value | damage)
-
-
-def test_blocks_are_means_and_repeat_the_border() -> None:
-    found = in_blocks(np.arange(15.0).reshape(3, 5), 2)
-    assert found.tolist() == [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
 
 
 def test_white_noise_is_seen_whole_without_resampling_and_less_with() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Num
 from scipy import fft, ndimage, optimize, special
 
-from crosscope.data.grids import is_same_grid, resample
+from crosscope.data.grids import in_blocks, resample
 
 CROP_PX = 128
 RINGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 26, 32)
@@ -97,7 +97,7 @@ def measure_features(
 
     `smoothed_noise` is what `measure_smoothed_noise` says of how they, or each, were resampled.
     """
-    blocks = _in_blocks(crops)
+    blocks = in_blocks(crops, 2)
     smooth = ndimage.gaussian_filter(blocks, (0, _SMOOTH_PX / 2, _SMOOTH_PX / 2))
     flat = smooth.reshape(len(crops), -1)
     percentiles = np.percentile(flat, PERCENTS, axis=1).T
@@ -138,18 +138,21 @@ def wrap(phase: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 @functools.lru_cache(maxsize=1024)
 def measure_smoothed_noise(zoom: tuple[float, float], phase: Phase = STILL) -> float:
-    """Return how much more noise a smoothed crop has than its finest detail tells.
+    """Return how many times as much noise a smoothed crop has as its finest detail tells.
 
     Resampling to a finer grid, or by a part of a pixel farther, makes neighbours alike: of white
     noise less is left in the finest detail, by which noise is measured, than in what is smoothed.
     1 where nothing was resampled.
     """
-    zoom = phase.zoom(zoom)
-    if is_same_grid(zoom) and not any(phase.start_px):
-        return 1.0
+    told = _smoothed_to_told(phase.zoom(zoom), phase.start_px)
+    return told / _smoothed_to_told((1.0, 1.0), (0.0, 0.0))
+
+
+@functools.lru_cache(maxsize=1024)
+def _smoothed_to_told(zoom: tuple[float, float], start_px: tuple[float, float]) -> float:
+    """Return the deviation of smoothed white noise, of what its finest detail tells of it."""
     (smooth_y, fine_y), (smooth_x, fine_x) = (
-        _noise_left(float(np.clip(z, *_ZOOMS)), px)
-        for z, px in zip(zoom, phase.start_px, strict=True)
+        _noise_left(float(np.clip(z, *_ZOOMS)), px) for z, px in zip(zoom, start_px, strict=True)
     )
     deviations = np.sqrt(np.outer(fine_y, fine_x))
 
@@ -157,7 +160,7 @@ def measure_smoothed_noise(zoom: tuple[float, float], phase: Phase = STILL) -> f
         return float(special.erf(median / deviations / np.sqrt(2)).mean() - 0.5)
 
     median = optimize.brentq(above_half, 0.0, 2 * deviations.max())
-    told = _noise_of(median) / (np.sqrt(np.pi) * _SMOOTH_PX)
+    told = _noise_of(median)
     return float(np.sqrt(smooth_y.mean() * smooth_x.mean()) / told)
 
 
@@ -208,14 +211,6 @@ def saturated_share(pixels: Num[np.ndarray, "*shape"], step: int = 1) -> float:
     if rise <= 0 or at_top < 5 or at_top < (1 + 2 / levels) * below:
         return 0.0
     return at_top / int((pixels > middle + 0.3 * rise).sum())
-
-
-def _in_blocks(crops: Float32[np.ndarray, "n y x"]) -> Float32[np.ndarray, "n v u"]:
-    n, height, width = crops.shape
-    whole = crops[:, : height - height % 2, : width - width % 2]
-    blocks: Float32[np.ndarray, "n v u"]
-    blocks = whole.reshape(n, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
-    return blocks
 
 
 def _noise(crops: Float32[np.ndarray, "n y x"]) -> Float[np.ndarray, " n"]:

@@ -204,7 +204,7 @@ def estimate_forward(pairs: Sequence[RegisteredPair], *, zoom: float) -> Forward
     )
 
 
-@functools.lru_cache(maxsize=4)  # parts of an image are mostly of one shape
+@functools.lru_cache(maxsize=8)  # parts of an image are of few shapes
 def _spread(
     transfer: tuple[float, ...], height: int, width: int, block_px: int
 ) -> Float32[np.ndarray, "v u"]:
@@ -233,18 +233,6 @@ def _blur_fwhm_px(transfer: Sequence[float] | Float[np.ndarray, " f"]) -> float:
     """Return the width of the Gaussian that lets half through at the same frequency."""
     half = float(np.interp(-0.5, -np.asarray(transfer), _KNOWN))  # falls
     return FWHM_PER_SIGMA * math.sqrt(math.log(2) / 2) / math.pi / max(half, 1e-3)
-
-
-def in_blocks(pixels: Num[np.ndarray, "y x"], block_px: int) -> Float[np.ndarray, "v u"]:
-    """Return the means of blocks; those at the border repeat the last pixels."""
-    if block_px == 1:
-        return pixels.astype(np.float32)
-    missing = [(0, -n % block_px) for n in pixels.shape]
-    whole = np.pad(pixels, missing, mode="edge") if any(n for _, n in missing) else pixels
-    v, u = (n // block_px for n in whole.shape)
-    rows = whole.astype(np.float32).reshape(v, block_px, u * block_px).sum(axis=1)
-    sums: Float[np.ndarray, "v u"] = rows.reshape(v, u, block_px).sum(axis=2)
-    return sums / np.float32(block_px**2)
 
 
 def _windowed(image: Float[np.ndarray, "y x"]) -> Num[np.ndarray, "y _"]:

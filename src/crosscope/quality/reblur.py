@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Num
 from scipy import ndimage
 
-from crosscope.data.grids import Axis, resample, resample_within
+from crosscope.data.grids import Axis, in_blocks, resample, resample_within
 from crosscope.data.noise import Noise, measure_darkest, measure_noise
 from crosscope.data.registered import RegisteredPair
 from crosscope.deconvolution import FWHM_PER_SIGMA
-from crosscope.quality.forward import Forward, estimate_forward, in_blocks
+from crosscope.quality.forward import Forward, estimate_forward
 
 HALO = 3.0  # in widths of the source's finest structure
 LIMIT = 5.0
