@@ -30,6 +30,8 @@ import crosscope as cs
 from crosscope.data.registered import crop_like
 from crosscope.data.transforms import IDENTITY
 from crosscope.metrics.error import fit_intensity, psnr_db
+from crosscope.metrics.spectrum import radial_spectrum
+from crosscope.metrics.ssim import ssim
 from crosscope.model.engine import Engine
 from crosscope.model.plan import paper_plan
 from crosscope.optics.misregistration import Misregistration
@@ -46,7 +48,7 @@ import tirf_to_sim_time_lapse
 import widefield_three_channels
 from beads_confocal_to_sted import BEADS
 from nuclei_by_transfer import NUCLEI
-from recipes import RARE, Size, View, figures_of, judge, take, train
+from recipes import RARE, Size, View, figures_of, judge, spectrum_off, take, train
 from tirf_to_sim_time_lapse import FILAMENTS, PITS
 from widefield_three_channels import CHANNELS
 
@@ -56,6 +58,7 @@ HALF = replace(FULL, steps=FULL.steps // 2)  # of what tells how to take pairs
 SEED, SEEDS = 1000, (1000, 1001, 1002)
 STED_FILAMENTS = View("confocal-sted", "filaments")
 PIXEL_NM = 30.0
+PIXELS_20X_NM = (325.0, 325.0)
 PAPER_STEPS = 650  # of base 16: what the ablations' budget allows
 LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 PERFECT_PER_UM = (0.6, 0.77, 1.0, 1.2)  # the source's pixels of 0.65 um end at 0.77
@@ -75,6 +78,8 @@ SHARES = {
 LINES = 16  # averages that the simulated STED has by default
 # so that the discriminator has learnt to tell, and the share matters: by default it has little time
 ADVERSARY: dict[str, Any] = {"warm_share": 0.5, "discriminator_rate": 4e-4}
+# of the truth's power, that a filter brings the twin's to where it is less; 0 leaves it
+FILTERED = (0.0, 0.5, 0.9, 1.0)
 
 Job = Callable[[Path], dict[str, Any]]
 
@@ -120,12 +125,14 @@ def jobs() -> dict[str, Job]:
         **{f"{px} px misregistered": partial(misregister, px) for px in (0.0, 0.1, 0.3, 1.0)},
         **{f"beads with {view.sample}": partial(mix, view) for view in (NUCLEI, STED_FILAMENTS)},
         "perfect wide-field": perfect,
+        "filtered wide-field": filtered,
         **{name: partial(try_more, name.split()[0], **plan) for name, plan in MORE.items()},
         **{
             f"{channel} adversarial {share}": partial(try_adversary, channel, share)
             for channel, shares in SHARES.items()
             for share in shares
         },
+        "dapi adversarial 1 %, as its recipe": partial(try_adversary, "dapi", "1 %", seed=SEED),
         "signal to noise": signal_to_noise,
         "half precision": compare_precisions,
     }
@@ -209,6 +216,81 @@ def perfect_of(view: View) -> dict[str, float]:
     return {end: float(np.median(values)) for end, values in found.items()}
 
 
+def filtered(_: Path) -> dict[str, Any]:
+    """Bring the power of the twins' images to a share of the truth's, by a filter."""
+    return {channel: filtered_of(channel) for channel in CHANNELS}
+
+
+def filtered_of(channel: str) -> dict[str, dict[str, Any]]:
+    """Return PSNR, SSIM and the spectrum's error, by the share.
+
+    Of all images whose power is P on a ring of frequencies none is nearer to the least squares'
+    than that itself, times the root of P over its own power (Cauchy-Schwarz). So insofar as the
+    twin is the mean of what the source leaves open, none of this power has a smaller expected
+    error. The powers are of the fields of an even seed, what is judged is of an odd one.
+    """
+    model = cs.Model.load(f"widefield-20x-{channel}")
+    known, judged = (
+        twin_and_truth(model, CHANNELS[channel], 2 * DEVELOPMENT_SEED + odd) for odd in (0, 1)
+    )
+    frequency, before, truth, _ = mean_spectra(known)
+    found = {}
+    for share in FILTERED:
+        gain = np.sqrt(np.maximum(1.0, share * truth / before))
+        shown = [(amplify(twin, frequency, gain), truth, target) for twin, truth, target in judged]
+        psnr, similar = zip(*(nearness(image, truth) for image, truth, _ in shown), strict=True)
+        found[f"{share:.0%}"] = {
+            "psnr_db": float(np.median(psnr)),
+            "ssim": float(np.median(similar)),
+            "spectrum": spectrum_off(*mean_spectra(shown)),
+        }
+    return found
+
+
+Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def twin_and_truth(model: cs.Model, view: View, seed: int) -> list[Triple]:
+    """Return the twin's image of each field, fitted to the truth, the truth, and the target."""
+    pairs, images = take(view, pairs=FULL.test, size_px=FULL.size_px, seed=seed)
+    found = []
+    for pair in pairs:
+        truth = crop_like(images[pair.name], pair).pixels.astype(np.float64)
+        source = pair.source.pixels.astype(np.float32)[None]
+        twin = sharpen(model, source, engine=Engine(1, "float32"), network=model.twin)[0]
+        found.append((fitted(twin.astype(np.float64), truth), truth, pair.target.pixels))
+    return found
+
+
+def mean_spectra(fields: list[Triple]) -> list[np.ndarray]:
+    """Return frequencies per um, and the mean radial power of each of the three images."""
+    spectra = [
+        [radial_spectrum(image.astype(np.float64), pixel_size_nm=PIXELS_20X_NM) for image in field]
+        for field in fields
+    ]
+    shortest = min((row[0].frequency_per_um for row in spectra), key=len)
+    powers = [[np.interp(shortest, f.frequency_per_um, f.power) for f in row] for row in spectra]
+    return [shortest, *np.mean(powers, axis=0)]
+
+
+def amplify(image: np.ndarray, frequency_per_um: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Return an image whose amplitude at these frequencies is so many times what it was."""
+    y, x = (side / 1000 for side in PIXELS_20X_NM)
+    at = np.hypot(fft.fftfreq(image.shape[0], y)[:, None], fft.rfftfreq(image.shape[1], x))
+    return fft.irfft2(fft.rfft2(image) * np.interp(at, frequency_per_um, gain), image.shape)
+
+
+def nearness(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return PSNR in dB and SSIM, after a fit of the intensities."""
+    span, near = float(np.ptp(truth)), fitted(image, truth)
+    return psnr_db(near, truth, data_range=span), ssim(near, truth, data_range=span)
+
+
+def fitted(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return an image with the gain and offset that bring it nearest to the truth."""
+    return fit_intensity(image, truth).apply(image)
+
+
 def try_more(channel: str, out: Path, **plan: Any) -> dict[str, dict[str, float]]:
     """Train on three times the fields, longer or a wider network; PSNR in dB, medians.
 
@@ -225,8 +307,7 @@ def try_more(channel: str, out: Path, **plan: Any) -> dict[str, dict[str, float]
     for pair in learnt.test:
         truth = crop_like(learnt.truth[pair.name], pair).pixels.astype(np.float64)
         image = turn_all(model, pair.source.pixels, network).astype(np.float64)
-        fitted = fit_intensity(image, truth).apply(image)
-        turned.append(psnr_db(fitted, truth, data_range=float(np.ptp(truth))))
+        turned.append(psnr_db(fitted(image, truth), truth, data_range=float(np.ptp(truth))))
     kept = ("lucy_richardson", "output", "twin")
     return {
         "psnr_db": {name: psnr[name]["median"] for name in kept if name in psnr}
@@ -234,12 +315,14 @@ def try_more(channel: str, out: Path, **plan: Any) -> dict[str, dict[str, float]
     }
 
 
-def try_adversary(channel: str, share: str, out: Path) -> dict[str, Any]:
+def try_adversary(
+    channel: str, share: str, out: Path, *, seed: int = DEVELOPMENT_SEED
+) -> dict[str, Any]:
     """Train with a stronger adversary, or as by default; PSNR in dB, and the spectrum's error."""
     view, plan = CHANNELS[channel], ABLATIONS.get(f"adversarial {share}", {})
-    pairs, _ = take(view, pairs=FULL.training, size_px=FULL.size_px, seed=2 * DEVELOPMENT_SEED)
-    model = train(pairs, FULL, DEVELOPMENT_SEED, out / "run", **plan)
-    figures = figures_of(judge(model, view, FULL, DEVELOPMENT_SEED))
+    pairs, _ = take(view, pairs=FULL.training, size_px=FULL.size_px, seed=2 * seed)
+    model = train(pairs, FULL, seed, out / "run", **plan)
+    figures = figures_of(judge(model, view, FULL, seed))
     return {name: figures[name] for name in ("psnr_db", "spectrum", "training")}
 
 

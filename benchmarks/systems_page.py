@@ -26,7 +26,6 @@ from systems import (
     RESULT,
     SEED,
     SEEDS,
-    SHARES,
     VIEWS,
 )
 
@@ -46,6 +45,7 @@ SHOWN = Size(test=2, size_px=256)
 SPEED = Path(__file__).parent / "results" / "engines.json"
 # assumed, for the throughput: a camera, and what each of its fields takes
 CAMERA_PX, EXPOSURE_S, MOVE_S = 2048, 0.1, 0.3
+OFF = ["spectrum off, median", "largest"]
 METHODS = {
     "input": "input",
     "bicubic": "bicubic",
@@ -79,6 +79,7 @@ def main() -> None:
         "perfect": perfect(jobs["perfect wide-field"]),
         "more": more(jobs),
         "filled": filled(jobs),
+        "filtered": filtered(jobs["filtered wide-field"]),
         "crossed": crossed(jobs["widefield-1000"]),
         "nuclei": nuclei(jobs["nuclei-1000"]),
         "curve": curve(jobs["nuclei-1000"]),
@@ -150,7 +151,7 @@ def wide_field(figures: Figures) -> list[str]:
             ]
         )
     head = [f"PSNR, dB, {METHODS[m]}" if n == 0 else METHODS[m] for n, m in enumerate(methods)]
-    spectrum = ["spectrum off, median", "largest", "up to, per um"]
+    spectrum = [*OFF, "up to, per um"]
     return table(["", *head, *spectrum, "background error, bicubic", "output"], rows)
 
 
@@ -187,15 +188,39 @@ def more(jobs: Mapping[str, Figures]) -> list[str]:
 def filled(jobs: Mapping[str, Figures]) -> list[str]:
     """Return how far an adversary fills wide-field's spectrum, and what it costs."""
     psnr = [f"psnr_db.{method}.median" for method in ("lucy_richardson", "twin", "output")]
-    rows = []
-    for channel, share in ((name, share) for name, shares in SHARES.items() for share in shares):
-        found = jobs[f"{channel} adversarial {share}"]
-        off = [at(found, f"spectrum.{which}", ".0%") for which in ("median", "largest")]
-        rows.append(
-            [f"{channel.upper()}, {share}", *(at(found, path, ".2f") for path in psnr), *off]
-        )
-    head = ["Richardson-Lucy", "twin", "output", "spectrum off, median", "largest"]
+    rows = [
+        [
+            name.replace(tried, f"{channel.upper()}, "),
+            *(at(found, p, ".2f") for p in psnr),
+            *off(found),
+        ]
+        for channel in CHANNELS
+        for name, found in jobs.items()
+        if name.startswith(tried := f"{channel} adversarial ")
+    ]
+    head = ["Richardson-Lucy", "twin", "output", *OFF]
     return table(["PSNR, dB", *head], rows)
+
+
+def filtered(figures: Figures) -> list[str]:
+    """Return what it costs to give the spectrum its power by a filter."""
+    rows = [
+        [
+            channel.upper() if share == "0%" else f"{channel.upper()}, at least {share}",
+            at(found, "psnr_db", ".2f"),
+            at(found, "ssim", ".4f"),
+            *off(found),
+            at(found, "spectrum.close_up_to_per_um", ".2f"),
+        ]
+        for channel, shares in figures.items()
+        for share, found in shares.items()
+    ]
+    return table(["twin", "PSNR, dB", "SSIM", *OFF, "within 20 % up to, per um"], rows)
+
+
+def off(found: Figures) -> list[str | None]:
+    """Return how far a spectrum is off, in the median and at most."""
+    return [at(found, f"spectrum.{which}", ".0%") for which in ("median", "largest")]
 
 
 def crossed(figures: Figures) -> list[str]:

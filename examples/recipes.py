@@ -19,6 +19,7 @@ from crosscope.metrics.spectrum import radial_spectrum
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WITHIN = 0.975  # of the frequencies up to half a period per pixel: spectra are compared there
+CLOSE = 0.2  # of the truth's power: a spectrum that is no farther off is taken for right
 CARD_METHODS = ("input", "lucy_richardson", "output", "target")
 RARE = 3  # times the fields and steps where what matters is rare: pits that are close to each other
 DIM, DIM_PHOTONS = 12, 300 / 4  # one field for so many others, by a quarter of their photons
@@ -319,24 +320,35 @@ def figures_of(learnt: Learnt) -> dict[str, Any]:
 
 
 def spectrum_error(learnt: Learnt) -> dict[str, float | None]:
-    """Return how far the output's radial power is from the truth's where that is above the noise.
-
-    As a share of the truth's: the median and the largest over the frequencies; the noise is that of
-    the target, which is the truth with noise.
-    """
+    """Return how far the output's radial power is from the truth's: see `spectrum_off`."""
     spectra = learnt.report.json["spectra"]
     frequency = np.array(spectra["frequency_per_um"])
     output, target = (np.array(spectra["power"][method]) for method in ("output", "target"))
     truth = np.mean([power_of_truth(learnt, pair, frequency) for pair in learnt.test], axis=0)
-    noise = np.median((target - truth)[frequency > 0.9 * frequency[-1]])
-    seen = (frequency < WITHIN * frequency[-1]) & np.logical_and.accumulate(truth > noise)
+    return spectrum_off(frequency, output, truth, target)
+
+
+def spectrum_off(
+    frequency_per_um: np.ndarray, output: np.ndarray, truth: np.ndarray, target: np.ndarray
+) -> dict[str, float | None]:
+    """Return how far an output's radial power is from the truth's where that is above the noise.
+
+    As a share of the truth's: the median and the largest over the frequencies, and up to which
+    frequency none is farther off than `CLOSE`; the noise is that of the target, which is the truth
+    with noise.
+    """
+    noise = np.median((target - truth)[frequency_per_um > 0.9 * frequency_per_um[-1]])
+    inside = frequency_per_um < WITHIN * frequency_per_um[-1]
+    seen = inside & np.logical_and.accumulate(truth > noise)
     if not seen.any():
-        return {"median": None, "largest": None, "up_to_per_um": None}
+        return dict.fromkeys(("median", "largest", "up_to_per_um", "close_up_to_per_um"))
     off = np.abs(output[seen] / truth[seen] - 1)
+    close = frequency_per_um[seen][np.logical_and.accumulate(off <= CLOSE)]
     return {
         "median": float(np.median(off)),
         "largest": float(off.max()),
-        "up_to_per_um": float(frequency[seen][-1]),
+        "up_to_per_um": float(frequency_per_um[seen][-1]),
+        "close_up_to_per_um": float(close[-1]) if close.size else 0.0,
     }
 
 
