@@ -82,6 +82,7 @@ ADVERSARY: dict[str, Any] = {"warm_share": 0.5, "discriminator_rate": 4e-4}
 FILTERED = (0.0, 0.5, 0.9, 1.0)
 
 Job = Callable[[Path], dict[str, Any]]
+Triple = tuple[np.ndarray, np.ndarray, np.ndarray]  # twin, truth and target
 
 
 def share_of_adversary(percent: float) -> dict[str, Any]:
@@ -224,19 +225,20 @@ def filtered(_: Path) -> dict[str, Any]:
 def filtered_of(channel: str) -> dict[str, dict[str, Any]]:
     """Return PSNR, SSIM and the spectrum's error, by the share.
 
-    Of all images whose power is P on a ring of frequencies none is nearer to the least squares'
-    than that itself, times the root of P over its own power (Cauchy-Schwarz). So insofar as the
-    twin is the mean of what the source leaves open, none of this power has a smaller expected
-    error. The powers are of the fields of an even seed, what is judged is of an odd one.
+    Of all images of some power on a ring of frequencies the one nearest to the least squares' is
+    that itself, made stronger there (Cauchy-Schwarz), and the expected error is that of the least
+    squares' and the distance to it. So insofar as the twin is the mean of what the source leaves
+    open, nothing of such power has a smaller error. The powers are of the fields of an even seed,
+    what is judged is of an odd one.
     """
     model = cs.Model.load(f"widefield-20x-{channel}")
     known, judged = (
         twin_and_truth(model, CHANNELS[channel], 2 * DEVELOPMENT_SEED + odd) for odd in (0, 1)
     )
-    frequency, before, truth, _ = mean_spectra(known)
+    frequency, power, power_of_truth, _ = mean_spectra(known)
     found = {}
     for share in FILTERED:
-        gain = np.sqrt(np.maximum(1.0, share * truth / before))
+        gain = np.sqrt(np.maximum(1.0, share * power_of_truth / power))
         shown = [(amplify(twin, frequency, gain), truth, target) for twin, truth, target in judged]
         psnr, similar = zip(*(nearness(image, truth) for image, truth, _ in shown), strict=True)
         found[f"{share:.0%}"] = {
@@ -245,9 +247,6 @@ def filtered_of(channel: str) -> dict[str, dict[str, Any]]:
             "spectrum": spectrum_off(*mean_spectra(shown)),
         }
     return found
-
-
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def twin_and_truth(model: cs.Model, view: View, seed: int) -> list[Triple]:
@@ -274,10 +273,17 @@ def mean_spectra(fields: list[Triple]) -> list[np.ndarray]:
 
 
 def amplify(image: np.ndarray, frequency_per_um: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Return an image whose amplitude at these frequencies is so many times what it was."""
-    y, x = (side / 1000 for side in PIXELS_20X_NM)
-    at = np.hypot(fft.fftfreq(image.shape[0], y)[:, None], fft.rfftfreq(image.shape[1], x))
-    return fft.irfft2(fft.rfft2(image) * np.interp(at, frequency_per_um, gain), image.shape)
+    """Return an image made so many times as strong at these frequencies.
+
+    By cosines, which mirror it at its border: a step there would ring far into the image.
+    """
+    y, x = (
+        1000 * np.arange(n) / (2 * n * size_nm)
+        for n, size_nm in zip(image.shape, PIXELS_20X_NM, strict=True)
+    )
+    times = np.interp(np.hypot(y[:, None], x), frequency_per_um, gain)
+    stronger: np.ndarray = fft.idctn(fft.dctn(image, norm="ortho") * times, norm="ortho")
+    return stronger
 
 
 def nearness(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

@@ -138,19 +138,19 @@ def wrap(phase: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 @functools.lru_cache(maxsize=1024)
 def measure_smoothed_noise(zoom: tuple[float, float], phase: Phase = STILL) -> float:
-    """Return how many times as much noise a smoothed crop has as its finest detail tells.
+    """Return how much more noise a smoothed crop has than its finest detail tells of a raw one.
 
     Resampling to a finer grid, or by a part of a pixel farther, makes neighbours alike: of white
     noise less is left in the finest detail, by which noise is measured, than in what is smoothed.
     1 where nothing was resampled.
     """
-    told = _smoothed_to_told(phase.zoom(zoom), phase.start_px)
-    return told / _smoothed_to_told((1.0, 1.0), (0.0, 0.0))
+    moved = _smoothed_over_told(phase.zoom(zoom), phase.start_px)
+    return moved / _smoothed_over_told((1.0, 1.0), (0.0, 0.0))
 
 
-@functools.lru_cache(maxsize=1024)
-def _smoothed_to_told(zoom: tuple[float, float], start_px: tuple[float, float]) -> float:
-    """Return the deviation of smoothed white noise, of what its finest detail tells of it."""
+@functools.lru_cache(maxsize=4)  # a raw crop's is asked for again and again
+def _smoothed_over_told(zoom: tuple[float, float], start_px: tuple[float, float]) -> float:
+    """Return the deviation of smoothed white noise over what its finest detail tells of it."""
     (smooth_y, fine_y), (smooth_x, fine_x) = (
         _noise_left(float(np.clip(z, *_ZOOMS)), px) for z, px in zip(zoom, start_px, strict=True)
     )
