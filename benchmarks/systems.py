@@ -58,7 +58,7 @@ HALF = replace(FULL, steps=FULL.steps // 2)  # of what tells how to take pairs
 SEED, SEEDS = 1000, (1000, 1001, 1002)
 STED_FILAMENTS = View("confocal-sted", "filaments")
 PIXEL_NM = 30.0
-PIXELS_20X_NM = (325.0, 325.0)
+PIXELS_20X_NM = (325.0, 325.0)  # y, x
 PAPER_STEPS = 650  # of base 16: what the ablations' budget allows
 LEAST_PX = 1000  # inside structures, and outside, for a ratio of signal to noise
 PERFECT_PER_UM = (0.6, 0.77, 1.0, 1.2)  # the source's pixels of 0.65 um end at 0.77
@@ -210,7 +210,8 @@ def perfect_of(view: View) -> dict[str, float]:
     ):
         truth = pair.truth.image.pixels.astype(np.float64)
         spectrum, span = fft.rfft2(truth), float(np.ptp(truth))
-        f_per_um = np.hypot(fft.fftfreq(len(truth))[:, None], fft.rfftfreq(truth.shape[1])) / 0.325
+        y, x = (side / 1000 for side in PIXELS_20X_NM)
+        f_per_um = np.hypot(fft.fftfreq(len(truth), y)[:, None], fft.rfftfreq(truth.shape[1], x))
         for end, values in zip(PERFECT_PER_UM, found.values(), strict=True):
             seen = fft.irfft2(spectrum * (f_per_um <= end), truth.shape)
             values.append(psnr_db(seen, truth, data_range=span))
