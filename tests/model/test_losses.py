@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -8,8 +9,11 @@ from skimage.metrics import structural_similarity
 from crosscope.metrics.ssim import ssim as numpy_ssim
 from crosscope.model.losses import (
     adversarial_loss,
+    compare_spectra,
     discriminator_loss,
     mse_loss,
+    ring_power,
+    spectrum_loss,
     ssim,
     ssim_loss,
 )
@@ -95,3 +99,85 @@ def test_the_gradient_is_finite_where_images_are_opposite(height: float) -> None
     assert loss > math.log(2)
     assert output.grad is not None
     assert torch.isfinite(output.grad).all()
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def blurred(image: torch.Tensor, sigma_px: float) -> torch.Tensor:
+    """Return white noise's image as a microscope shows it: no power at high frequencies."""
+    f = torch.hypot(
+        *torch.meshgrid(*(torch.fft.fftfreq(n) for n in image.shape[-2:]), indexing="ij")
+    )
+    otf = torch.exp(-2 * (math.pi * sigma_px * f) ** 2)
+    return torch.fft.ifft2(torch.fft.fft2(image) * otf).real
+
+
+def test_white_noise_has_its_variance_in_every_ring() -> None:
+    power = ring_power(0.3 * noise(400, 1, 32, 32), rings=16)
+    assert len(power) == 23  # 16 up to half a period per pixel, and the corners
+    assert power[1:].numpy() == pytest.approx(0.09, rel=0.1)
+
+
+def test_a_wave_is_in_its_ring() -> None:
+    _, x = np.indices((64, 64))
+    wave = torch.from_numpy(np.cos(2 * np.pi * (12.5 * x) / 64)).float()[None, None]
+    power = ring_power(wave, rings=32)
+    assert int(power.argmax()) == 12
+    assert power[2:9].max() < 1e-3 * power[12]
+
+
+@pytest.mark.parametrize(("factor", "level"), [(1.0, 0.0), (0.5, 0.0), (3.0, 1.0)])
+def test_a_spectrum_is_right_by_any_gain_and_offset(factor: float, level: float) -> None:
+    target = blurred(noise(8, 1, 64, 64), 1.0)
+    loss = spectrum_loss(compare_spectra(factor * target + level, target))
+    assert float(loss) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("strength", [0.3, 3.0])
+def test_a_spectrum_is_off_where_fine_structure_is_too_weak_or_too_strong(strength: float) -> None:
+    target = blurred(noise(8, 1, 64, 64), 1.0)
+    coarse = blurred(target, 3.0)
+    output = (coarse + strength * (target - coarse)).requires_grad_()
+    loss = spectrum_loss(compare_spectra(output, target))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss > 0.01
+    assert output.grad is not None
+    step = 0.1 * loss.detach() / output.grad.square().sum()
+    better = output.detach() - step * output.grad
+    fine, wanted, mended = (ring_power(i, rings=32)[20] for i in (output.detach(), target, better))
+    assert abs(mended / wanted - 1) < abs(fine / wanted - 1)
+
+
+def test_a_targets_noise_is_not_asked_for() -> None:
+    clean = blurred(noise(100, 1, 64, 64), 1.5)
+    taken = clean + 0.03 * noise(100, 1, 64, 64, seed=1)
+    lowest = ring_power(taken, rings=32).min()
+    assert float(lowest) == pytest.approx(0.03**2, rel=0.2)
+    # off by no more than a quarter, where noise is half of what there is
+    assert float(spectrum_loss(compare_spectra(clean, taken))) < 0.02
+    # where nothing but noise is, there is nothing to be right
+    assert float(spectrum_loss(compare_spectra(clean, noise(100, 1, 64, 64)))) == 0
+
+
+def test_spectra_of_parts_are_averaged() -> None:
+    output, target = noise(8, 1, 32, 32), noise(8, 1, 32, 32, seed=1)
+    parts = [compare_spectra(*both) for both in zip(output.chunk(4), target.chunk(4), strict=True)]
+    whole = compare_spectra(output, target)
+    assert torch.stack(parts).mean(dim=0).numpy() == pytest.approx(
+        whole.numpy(), rel=1e-5, abs=1e-6
+    )
+
+
+def test_a_constant_output_has_a_finite_gradient() -> None:
+    target = blurred(noise(4, 1, 64, 64), 1.0)
+    for output, wanted in itertools.product(
+        (torch.zeros_like(target), target), (target, 0 * target)
+    ):
+        output = output.clone().requires_grad_()
+        loss = spectrum_loss(compare_spectra(output, wanted))
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert torch.isfinite(loss)
+        assert output.grad is not None
+        assert torch.isfinite(output.grad).all()

@@ -185,6 +185,37 @@ def test_the_terms_have_the_asked_shares_when_the_adversarial_phase_begins(share
         assert np.mean([part[name] for part in shares]) == pytest.approx(share, rel=0.2)
 
 
+HOLDING = replace(PLAN, mse_share=0.3, ssim_share=0.1, spectrum_share=0.4)
+
+
+def test_so_has_the_term_of_the_spectrum() -> None:
+    plan = replace(HOLDING, steps=40, batch=8, adversarial_rate=1e-9)
+    lines = [line for line in train(PAIRS, plan).log if line["phase"] == "adversarial"]
+    for name, share in (("mse", 0.3), ("spectrum", 0.4)):
+        # the spectrum's is of the running mean: no batch's chance is in it
+        assert np.mean([line["shares"][name] for line in lines]) == pytest.approx(share, rel=0.2)
+
+
+def test_the_term_of_the_spectrum_brings_it_nearer_to_the_targets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "MEMORY", 0.5)
+    plan = replace(HOLDING, steps=60, warm_share=0.3, adversarial_rate=1e-2)
+    off = [line["losses"].get("spectrum") for line in train(PAIRS, plan).log]
+    begun = [value for value in off if value is not None]
+    assert begun[-1] < 0.5 * begun[0]
+
+
+def test_a_run_with_the_term_of_the_spectrum_goes_on_exactly(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    straight = train(PAIRS, HOLDING, run=run)
+    # as if it had been killed on the way there
+    max((run / "checkpoints").glob("step-*")).unlink()
+    resumed = train(PAIRS, HOLDING, run=run, resume=True)
+    assert_same(resumed.generator, straight.generator)
+    assert lines(resumed) == lines(straight)
+
+
 def test_a_gradient_far_longer_than_the_usual_is_shortened() -> None:
     weights = nn.Parameter(torch.zeros(20))
     optimiser = Adam([weights], lr=0.1, betas=(0.9, 0.99))
@@ -318,10 +349,11 @@ def test_a_run_of_minutes_ends_and_goes_through_all_phases() -> None:
     assert model.twin is not None
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_batches_are_one_large_batch(parts: int) -> None:
-    large = train(PAIRS, replace(PLAN, batch=4))
-    small = train(PAIRS, replace(PLAN, batch=4 // parts, accumulate=parts))
+@pytest.mark.parametrize(("parts", "spectrum_share"), [(2, 0.05), (4, 0.0)])
+def test_accumulated_batches_are_one_large_batch(parts: int, spectrum_share: float) -> None:
+    plan = replace(PLAN, spectrum_share=spectrum_share)
+    large = train(PAIRS, replace(plan, batch=4))
+    small = train(PAIRS, replace(plan, batch=4 // parts, accumulate=parts))
     assert [line["step"] for line in small.log] == [line["step"] for line in large.log]
     for line, expected in zip(small.log, large.log, strict=True):
         assert line["losses"] == pytest.approx(expected["losses"], rel=1e-5)

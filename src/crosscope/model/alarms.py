@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from crosscope.model.losses import ring_power
 
 CELL_PX = 8  # the period that strides of 2, 4 and 8 px share
 RINGS = 8  # of spatial frequency, up to half a period per pixel; the first is not of detail
@@ -84,7 +85,8 @@ def measure_artefacts(
     """
     n, _, y, x = output.shape
     cells = (output - target).view(n, y // CELL_PX, CELL_PX, x // CELL_PX, CELL_PX)
-    ratios = (_ring_power(output) + FLOOR) / (_ring_power(target) + FLOOR)
+    of_output, of_target = (ring_power(images, rings=RINGS)[:RINGS] for images in (output, target))
+    ratios = (of_output + FLOOR) / (of_target + FLOOR)
     return {
         "spread": float(output.var(dim=0, correction=0).mean()),
         "pattern": float(cells.mean(dim=(0, 1, 3)).std(correction=0)),
@@ -163,18 +165,3 @@ def find_alarms(
 def only_guesses(discriminator_loss: float) -> bool:
     """Tell whether a discriminator whose lowest L(D; G) this is does no better than a guess."""
     return discriminator_loss > GUESSING
-
-
-def _ring_power(images: Float[Tensor, "n 1 y x"]) -> Float[Tensor, "r"]:
-    """Return the mean power in rings of frequency; the border is faded out by a Hann window."""
-    y, x = images.shape[-2:]
-    window = torch.outer(_hann(y), _hann(x)).to(images.device)
-    change = images - images.mean(dim=(-2, -1), keepdim=True)
-    power = torch.fft.fft2(change * window).abs().square().mean(dim=(0, 1)) / window.square().sum()
-    frequency = torch.hypot(*torch.meshgrid(*(torch.fft.fftfreq(s) for s in (y, x)), indexing="ij"))
-    ring = (2 * RINGS * frequency).long().to(images.device)
-    return torch.stack([power[ring == n].mean() for n in range(RINGS)])
-
-
-def _hann(side: int) -> Float[Tensor, "n"]:
-    return torch.hann_window(side, periodic=False)

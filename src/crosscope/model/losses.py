@@ -1,16 +1,21 @@
 """Images and logits -> the terms of the two objectives, one function an equation.
 
-L(G; D) = -log D(G(x)) + lambda MSE(G(x), y) - nu log[(1 + SSIM(G(x), y)) / 2]
+L(G; D) = -log D(G(x)) + lambda MSE(G(x), y) - nu log[(1 + SSIM(G(x), y)) / 2] + mu S(G(x), y)
 L(D; G) = -log D(y) - log[1 - D(G(x))]
 
 Wang et al., Nature Methods 16, 103 (2019), doi 10.1038/s41592-018-0239-0. D is the sigmoid of a
 logit z, so -log D = softplus(-z) and -log(1 - D) = softplus(z): no logarithm of zero.
+
+S, which is ours, asks for the target's power at every spatial frequency: least squares leave it out
+where the source says nothing, and an adversary is slow to put it there.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+SMALLEST = 1e-12  # power of none
 
 
 def adversarial_loss(fake: Float[Tensor, "b"]) -> Float[Tensor, ""]:
@@ -53,6 +58,56 @@ def ssim(
     covariance = xy - mean_x * mean_y
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return (similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))).mean()
+
+
+def compare_spectra(
+    output: Float[Tensor, "b 1 y x"], target: Float[Tensor, "b 1 y x"]
+) -> Float[Tensor, "s"]:
+    """Return what `spectrum_loss` is of, as means over a batch: parts of it are averaged.
+
+    The means of output, target, output^2 and output x target, then the power of both in rings.
+    """
+    means = [image.mean() for image in (output, target, output**2, output * target)]
+    rings = min(output.shape[-2:]) // 2
+    powers = [ring_power(image, rings=rings) for image in (output, target)]
+    return torch.cat([torch.stack(means), *powers])
+
+
+def spectrum_loss(compared: Float[Tensor, "s"]) -> Float[Tensor, ""]:
+    """Mean over rings of log^2(P_output / P_target).
+
+    The output's power is that after a least-squares fit of its intensities, the target's is less
+    its noise. That is white, so it is at most what the ring of least power has, be it in a corner
+    of the spectrum, and as structures may reach there, half of that is taken off. Rings of less
+    than four times as much don't count, nor do the corners and the first ring, whose periods are as
+    long as the patch.
+    """
+    (mean_x, mean_y, xx, xy), powers = compared[:4], compared[4:]
+    gain = ((xy - mean_x * mean_y) / (xx - mean_x**2).clamp(min=SMALLEST)).detach()
+    power, wanted = powers.chunk(2)
+    noise = wanted.min() / 2
+    seen = wanted > 4 * noise
+    seen[0] = False
+    seen[int(len(seen) / 2**0.5) :] = False
+    ratio = (gain**2 * power[seen]).clamp(min=SMALLEST) / (wanted[seen] - noise)
+    return ratio.log().square().sum() / seen.sum().clamp(min=1)
+
+
+def ring_power(images: Float[Tensor, "b 1 y x"], *, rings: int) -> Float[Tensor, "r"]:
+    """Return the mean power in rings of spatial frequency, and in those of the corners.
+
+    So many rings are between none and half a period per pixel, about a 1.4th of what is returned;
+    the border is faded out by a Hann window.
+    """
+    y, x = images.shape[-2:]
+    window = torch.outer(*(torch.hann_window(side, periodic=False) for side in (y, x)))
+    window = window.to(images.device)
+    change = images - images.mean(dim=(-2, -1), keepdim=True)
+    power = torch.fft.fft2(change * window).abs().square().mean(dim=(0, 1)) / window.square().sum()
+    frequency = torch.hypot(*torch.meshgrid(*(torch.fft.fftfreq(s) for s in (y, x)), indexing="ij"))
+    ring = (2 * rings * frequency).long().flatten()
+    count = torch.bincount(ring).to(power)
+    return torch.zeros_like(count).index_add(0, ring.to(power.device), power.flatten()) / count
 
 
 def _window_mean(image: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y-10 x-10"]:

@@ -41,6 +41,10 @@ class TrainingPlan:
         Of L(G; D) when the adversarial phase begins; the rest is the adversary's. In the paper
         they are 1 to 10 % [P]. Much of the MSE keeps the output near the truth; much of the SSIM,
         45 % say, takes it away, for a noisy target's is highest where the contrast is wrong [M].
+    spectrum_share : float
+        As `mse_share`, of a term that holds the power of the output to the target's at every
+        spatial frequency. None by default: power that the source doesn't tell costs PSNR. As this
+        term falls the others are what is left of the objective, so that it may be most of it [M].
     discriminator_base : int
         Channels after the discriminator's first layer.
     background_share : float
@@ -78,6 +82,7 @@ class TrainingPlan:
     warm_ssim: float = 0.05
     mse_share: float = 0.85
     ssim_share: float = 0.05
+    spectrum_share: float = 0.0
     discriminator_base: int = 16
     background_share: float = 0.1
     haze: float = 0.0
@@ -109,11 +114,10 @@ class TrainingPlan:
             > 0,
             "warm_share must be above 0 and at most 1": 0 < self.warm_share <= 1,
             "warm_ssim must be at least 0": self.warm_ssim >= 0,
-            "mse_share and ssim_share must leave room for the adversarial term": min(
-                self.mse_share, self.ssim_share
-            )
-            >= 0
-            and self.mse_share + self.ssim_share < 1,
+            "mse_share, ssim_share and spectrum_share must leave room for the adversarial term": (
+                min(shares := (self.mse_share, self.ssim_share, self.spectrum_share)) >= 0
+                and sum(shares) < 1
+            ),
             "background_share must be at least 0 and below 1": 0 <= self.background_share < 1,
             "haze must be at least 0": self.haze >= 0,
             "validation_share must be between 0 and 1": 0 < self.validation_share < 1,

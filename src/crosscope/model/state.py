@@ -33,10 +33,12 @@ class Progress:
         Done so far, and how long of that the loop waited for batches.
     phase : str
         "warm" (regression), "discriminator" (it learns alone) or "adversarial".
-    mse_weight, ssim_weight, adversarial_weight : float
+    mse_weight, ssim_weight, spectrum_weight, adversarial_weight : float
         Of the terms of the generator's objective in this phase.
     target_noise : dict
         `data.noise.Noise` of the scaled target, measured when the warm start ends.
+    spectra : list of float
+        Running mean of `losses.compare_spectra`: a ring of one batch's spectrum is a few numbers.
     best : dict
         Of each phase the validation of what is kept, and its step.
     discriminator_steps, discriminator_loss : int, float
@@ -52,8 +54,10 @@ class Progress:
     phase: str = "warm"
     mse_weight: float = 1.0
     ssim_weight: float = 0.0
+    spectrum_weight: float = 0.0
     adversarial_weight: float = 0.0
     target_noise: dict[str, float] = field(default_factory=dict)
+    spectra: list[float] = field(default_factory=list)
     best: dict[str, dict[str, int | float]] = field(default_factory=dict)
     discriminator_steps: int = 0
     discriminator_loss: float = 2 * math.log(2)

@@ -5,8 +5,8 @@
    best stays as the model's twin.
 2. discriminator: it learns to tell the generator's images from the target's, the generator waits.
 3. adversarial: both learn. The generator lowers
-       -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2],
-   lambda and nu set once, when the phase begins, so that those terms have the asked shares.
+       -log D(G(x)) + lambda MSE - nu log[(1 + SSIM)/2] + mu S,
+   lambda, nu and mu set once, when the phase begins, so that those terms have the asked shares.
 
 D is shown G(x) with noise like the target's, measured against the twin when the warm start ends.
 Else it tells clean images from noisy ones at once, learns nothing else, and teaches the generator
@@ -51,8 +51,10 @@ from crosscope.model.generator import build_generator
 from crosscope.model.journal import Journal
 from crosscope.model.losses import (
     adversarial_loss,
+    compare_spectra,
     discriminator_loss,
     mse_loss,
+    spectrum_loss,
     ssim,
     ssim_loss,
 )
@@ -74,6 +76,7 @@ DATA_RANGE = 1.0  # of the scaled target, whose typical structures are about 1 h
 MOMENTS = 24  # validations and checkpoints in a run ...
 MOMENT_STEPS = 1000  # ... and at least one in so many steps
 LONGEST = 1.5  # of a gradient, in usual lengths: at 4 a network was still thrown back
+MEMORY = 0.9  # of spectra, per step: by a longer one the spectrum swung back and forth
 SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
@@ -440,6 +443,8 @@ def train_step(
     compared = [_compare(output, wanted) for output, wanted in zip(outputs, targets, strict=True)]
     whole = torch.stack([similarity for _, similarity in compared]).detach().mean()
     processes.average([whole])
+    if progress.phase == "adversarial" and plan.spectrum_share:
+        spectra = remember_spectra(progress, outputs, targets, processes)
     for n, (part, wanted) in enumerate(zip(sources, targets, strict=True)):
         output, (mse, own) = outputs[n], compared[n]
         if learns and parts > 1:
@@ -454,6 +459,11 @@ def train_step(
             adversarial = adversarial_loss(plan.engine.run(state.discriminator, fake))
             objective = objective + progress.adversarial_weight * adversarial
             note(adversarial=adversarial)
+        if progress.phase == "adversarial" and plan.spectrum_share:
+            part_of = compare_spectra(output, wanted)
+            off = spectrum_loss(part_of + (spectra - part_of.detach()))
+            objective = objective + progress.spectrum_weight * off
+            note(spectrum=off)
         if learns:
             (objective / parts).backward()  # type: ignore[no-untyped-call]
     state.discriminator.requires_grad_(True)
@@ -465,6 +475,29 @@ def train_step(
                 list(state.average.parameters()), list(state.generator.parameters()), 1 - decay
             )
     return losses
+
+
+def remember_spectra(
+    progress: Progress, outputs: Sequence[Tensor], targets: Sequence[Tensor], processes: Processes
+) -> Float[Tensor, "s"]:
+    """Return the running mean of what steps say of the spectra, this step's whole batch the last.
+
+    Of one batch's spectrum a ring is a few numbers: what it is off by chance would be learnt.
+    """
+    whole = _mean_spectra(outputs, targets, processes)
+    mean = torch.tensor(progress.spectra).to(whole).lerp(whole, 1 - MEMORY)
+    progress.spectra = mean.tolist()
+    return mean
+
+
+@torch.no_grad()
+def _mean_spectra(
+    outputs: Sequence[Tensor], targets: Sequence[Tensor], processes: Processes
+) -> Float[Tensor, "s"]:
+    compared = [compare_spectra(*both) for both in zip(outputs, targets, strict=True)]
+    whole = torch.stack(compared).mean(dim=0)
+    processes.average([whole])
+    return whole
 
 
 def _compare(
@@ -540,10 +573,16 @@ def enter_phase(
     if phase == "adversarial":
         terms = [terms_of(state, plan, data, step, processes) for step in steps]
         mse, ssim_term, adversarial = np.mean(terms, axis=0)
-        total = adversarial / (1 - plan.mse_share - plan.ssim_share)
+        total = adversarial / (1 - plan.mse_share - plan.ssim_share - plan.spectrum_share)
         progress.adversarial_weight = 1.0
         progress.mse_weight = float(plan.mse_share * total / max(mse, SMALLEST))
         progress.ssim_weight = float(plan.ssim_share * total / max(ssim_term, SMALLEST))
+        if plan.spectrum_share:
+            spectra = [spectra_of(state, plan, data, step, processes) for step in steps]
+            mean = torch.stack(spectra).mean(dim=0)
+            progress.spectra = mean.tolist()
+            off = float(spectrum_loss(mean))
+            progress.spectrum_weight = float(plan.spectrum_share * total / max(off, SMALLEST))
         state.mark_sound()
 
 
@@ -592,6 +631,17 @@ def terms_of(
         sums += [float(mse), float(similarity), float(verdict)]
     mean_mse, mean_ssim, adversarial = processes.mean((sums / plan.accumulate).tolist())
     return mean_mse, float(ssim_loss(torch.tensor(mean_ssim))), adversarial
+
+
+@torch.no_grad()
+def spectra_of(
+    state: State, plan: TrainingPlan, data: Data, step: int, processes: Processes = ALONE
+) -> Float[Tensor, "s"]:
+    """Return what one step's whole batch says of the output's and the target's spectrum."""
+    source, target = (
+        part.chunk(plan.accumulate) for part in draw_batch(data, plan, step, processes)
+    )
+    return _mean_spectra([plan.engine.run(state.generator, x) for x in source], target, processes)
 
 
 def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
@@ -795,6 +845,8 @@ def _shares(progress: Progress, losses: Mapping[str, float]) -> dict[str, float]
         "mse": progress.mse_weight * losses["mse"],
         "ssim": progress.ssim_weight * losses["ssim"],
     }
+    if "spectrum" in losses:
+        terms["spectrum"] = progress.spectrum_weight * losses["spectrum"]
     total = sum(terms.values()) or 1.0
     return {name: term / total for name, term in terms.items()}
 

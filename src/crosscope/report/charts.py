@@ -50,6 +50,7 @@ STYLES: dict[str, tuple[str, Dashes]] = {
     "merged": ("#0072b2", "-"),
     "merged_upper": ("#d55e00", (0.0, (5.0, 2.0))),
     "ssim": ("#009e73", (0.0, (1.5, 1.2))),
+    "spectrum": ("#cc79a7", (0.0, (3.0, 1.0))),
 }
 
 
@@ -216,7 +217,7 @@ def _training(report: Any) -> list[Chart]:
         if key == "loss" and adversarial:
             words += " The adversarial phase weighs its terms anew: compare within a phase."
         charts.append(Chart(label.removesuffix(", dB"), svg, words))
-    titles = {"adversarial": "Adversarial", "mse": "MSE", "ssim": "SSIM"}
+    titles = {"adversarial": "Adversarial", "mse": "MSE", "ssim": "SSIM", "spectrum": "Spectrum"}
     shares = {k: [at(entry, f"shares.{k}") for entry in log] for k in titles}
     curves = [Curve(titles[k], k, steps, v) for k, v in shares.items() if _numbers(v)]
     if not curves:
