@@ -10,12 +10,14 @@ S, which is ours, asks for the target's power at every spatial frequency: least 
 where the source says nothing, and an adversary is slow to put it there.
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALLEST = 1e-12  # power of none
+LEAST = 1e-6  # power of no account: a thousandth of a typical structure
 
 
 def adversarial_loss(fake: Float[Tensor, "b"]) -> Float[Tensor, ""]:
@@ -62,34 +64,30 @@ def ssim(
 
 def compare_spectra(
     output: Float[Tensor, "b 1 y x"], target: Float[Tensor, "b 1 y x"]
-) -> Float[Tensor, "s"]:
-    """Return what `spectrum_loss` is of, as means over a batch: parts of it are averaged.
+) -> Float[Tensor, "both r"]:
+    """Return the power of both in rings of spatial frequency, as means over a batch.
 
-    The means of output, target, output^2 and output x target, then the power of both in rings.
+    What `spectrum_loss` is of: the logarithm is not linear, but these are, so that parts of a batch
+    are averaged.
     """
-    means = [image.mean() for image in (output, target, output**2, output * target)]
     rings = min(output.shape[-2:]) // 2
-    powers = [ring_power(image, rings=rings) for image in (output, target)]
-    return torch.cat([torch.stack(means), *powers])
+    return torch.stack([ring_power(image, rings=rings) for image in (output, target)])
 
 
-def spectrum_loss(compared: Float[Tensor, "s"]) -> Float[Tensor, ""]:
-    """Mean over rings of log^2(P_output / P_target).
+def spectrum_loss(powers: Float[Tensor, "both r"]) -> Float[Tensor, ""]:
+    """Mean over rings of log^2(P_output / P_target), from what `compare_spectra` gives.
 
-    The output's power is that after a least-squares fit of its intensities, the target's is less
-    its noise. That is white, so it is at most what the ring of least power has, be it in a corner
-    of the spectrum, and as structures may reach there, half of that is taken off. Rings of less
-    than four times as much don't count, nor do the corners and the first ring, whose periods are as
-    long as the patch.
+    The target's power is less its noise. That is white, so it is at most what the ring of least
+    power has, be it in a corner of the spectrum, and as structures may reach there, half of that is
+    taken off. Rings of less than twice the least don't count, nor do the corners and the first two
+    rings, whose periods are half as long as the patch and more.
     """
-    (mean_x, mean_y, xx, xy), powers = compared[:4], compared[4:]
-    gain = ((xy - mean_x * mean_y) / (xx - mean_x**2).clamp(min=SMALLEST)).detach()
-    power, wanted = powers.chunk(2)
-    noise = wanted.min() / 2
-    seen = wanted > 4 * noise
-    seen[0] = False
+    output, target = powers
+    least = target[2:-2].min().clamp(min=LEAST)  # the last are of few frequencies
+    seen = target > 2 * least
+    seen[:2] = False
     seen[int(len(seen) / 2**0.5) :] = False
-    ratio = (gain**2 * power[seen]).clamp(min=SMALLEST) / (wanted[seen] - noise)
+    ratio = output[seen].clamp(min=LEAST) / (target[seen] - least / 2)
     return ratio.log().square().sum() / seen.sum().clamp(min=1)
 
 
@@ -99,15 +97,27 @@ def ring_power(images: Float[Tensor, "b 1 y x"], *, rings: int) -> Float[Tensor,
     So many rings are between none and half a period per pixel, about a 1.4th of what is returned;
     the border is faded out by a Hann window.
     """
-    y, x = images.shape[-2:]
-    window = torch.outer(*(torch.hann_window(side, periodic=False) for side in (y, x)))
-    window = window.to(images.device)
+    window, mean_of_ring = _rings(*images.shape[-2:], rings, images.device)
     change = images - images.mean(dim=(-2, -1), keepdim=True)
-    power = torch.fft.fft2(change * window).abs().square().mean(dim=(0, 1)) / window.square().sum()
-    frequency = torch.hypot(*torch.meshgrid(*(torch.fft.fftfreq(s) for s in (y, x)), indexing="ij"))
+    power = torch.fft.fft2(change * window).abs().square().mean(dim=(0, 1))
+    return mean_of_ring @ power.flatten()
+
+
+@cache
+def _rings(
+    height: int, width: int, rings: int, device: torch.device
+) -> tuple[Float[Tensor, "y x"], Float[Tensor, "r pixels"]]:
+    """Return the window, and the matrix that takes the mean of each ring of what it lets through.
+
+    A matrix, for sums at places that are looked up are not of the same bits twice on a GPU.
+    """
+    sides = (height, width)
+    window = torch.outer(*(torch.hann_window(side, periodic=False) for side in sides))
+    frequency = torch.hypot(*torch.meshgrid(*map(torch.fft.fftfreq, sides), indexing="ij"))
     ring = (2 * rings * frequency).long().flatten()
-    count = torch.bincount(ring).to(power)
-    return torch.zeros_like(count).index_add(0, ring.to(power.device), power.flatten()) / count
+    inside = (ring == torch.arange(int(ring.max()) + 1)[:, None]).float()
+    mean = inside / inside.sum(dim=1, keepdim=True) / window.square().sum()
+    return window.to(device), mean.to(device)
 
 
 def _window_mean(image: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y-10 x-10"]:

@@ -37,7 +37,7 @@ class Progress:
         Of the terms of the generator's objective in this phase.
     target_noise : dict
         `data.noise.Noise` of the scaled target, measured when the warm start ends.
-    spectra : list of float
+    spectra : list of lists of float
         Running mean of `losses.compare_spectra`: a ring of one batch's spectrum is a few numbers.
     best : dict
         Of each phase the validation of what is kept, and its step.
@@ -57,7 +57,7 @@ class Progress:
     spectrum_weight: float = 0.0
     adversarial_weight: float = 0.0
     target_noise: dict[str, float] = field(default_factory=dict)
-    spectra: list[float] = field(default_factory=list)
+    spectra: list[list[float]] = field(default_factory=list)
     best: dict[str, dict[str, int | float]] = field(default_factory=dict)
     discriminator_steps: int = 0
     discriminator_loss: float = 2 * math.log(2)

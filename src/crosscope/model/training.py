@@ -77,6 +77,7 @@ MOMENTS = 24  # validations and checkpoints in a run ...
 MOMENT_STEPS = 1000  # ... and at least one in so many steps
 LONGEST = 1.5  # of a gradient, in usual lengths: at 4 a network was still thrown back
 MEMORY = 0.9  # of spectra, per step: by a longer one the spectrum swung back and forth
+NO_MATTER = 1e-3  # a spectrum's loss below it counts as it: 3 % of the power
 SMALLEST = 1e-12  # a loss below it counts as it
 DISCRIMINATOR_SHARE = 0.1  # of the budget after the warm start that the discriminator has alone
 VALIDATION_PATCHES = 96
@@ -479,21 +480,22 @@ def train_step(
 
 def remember_spectra(
     progress: Progress, outputs: Sequence[Tensor], targets: Sequence[Tensor], processes: Processes
-) -> Float[Tensor, "s"]:
+) -> Float[Tensor, "both r"]:
     """Return the running mean of what steps say of the spectra, this step's whole batch the last.
 
     Of one batch's spectrum a ring is a few numbers: what it is off by chance would be learnt.
     """
     whole = _mean_spectra(outputs, targets, processes)
-    mean = torch.tensor(progress.spectra).to(whole).lerp(whole, 1 - MEMORY)
-    progress.spectra = mean.tolist()
-    return mean
+    if progress.spectra:
+        whole = torch.tensor(progress.spectra).to(whole).lerp(whole, 1 - MEMORY)
+    progress.spectra = whole.tolist()
+    return whole
 
 
 @torch.no_grad()
 def _mean_spectra(
     outputs: Sequence[Tensor], targets: Sequence[Tensor], processes: Processes
-) -> Float[Tensor, "s"]:
+) -> Float[Tensor, "both r"]:
     compared = [compare_spectra(*both) for both in zip(outputs, targets, strict=True)]
     whole = torch.stack(compared).mean(dim=0)
     processes.average([whole])
@@ -580,9 +582,8 @@ def enter_phase(
         if plan.spectrum_share:
             spectra = [spectra_of(state, plan, data, step, processes) for step in steps]
             mean = torch.stack(spectra).mean(dim=0)
-            progress.spectra = mean.tolist()
             off = float(spectrum_loss(mean))
-            progress.spectrum_weight = float(plan.spectrum_share * total / max(off, SMALLEST))
+            progress.spectrum_weight = float(plan.spectrum_share * total / max(off, NO_MATTER))
         state.mark_sound()
 
 
@@ -636,7 +637,7 @@ def terms_of(
 @torch.no_grad()
 def spectra_of(
     state: State, plan: TrainingPlan, data: Data, step: int, processes: Processes = ALONE
-) -> Float[Tensor, "s"]:
+) -> Float[Tensor, "both r"]:
     """Return what one step's whole batch says of the output's and the target's spectrum."""
     source, target = (
         part.chunk(plan.accumulate) for part in draw_batch(data, plan, step, processes)
@@ -669,7 +670,7 @@ def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
 def validate(
     state: State, plan: TrainingPlan, held_out: Data, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """Measure the moving average on the held-out patches; `loss` is the phase's, less D's part.
+    """Measure the moving average on the held-out patches; `loss` is the phase's, of MSE and SSIM.
 
     All processes do, at the same time, and take over what the first one found.
     """
@@ -715,13 +716,15 @@ def judge(
 def roll_back(state: State, alarms: Sequence[Alarm], say: Callable[[str], None]) -> None:
     """Go back to the last sound moment, and on with half the adversarial share and half the rates.
 
-    The share, for it is what bends the images; the rates, for Adam's steps are no shorter where
-    the objective is smaller.
+    The share, and the spectrum's, for they are what bends the images; the rates, for Adam's steps
+    are no shorter where the objective is smaller.
     """
     progress = state.progress
     state.go_back()
     progress.rollbacks += 1
     progress.adversarial_weight /= 2
+    progress.spectrum_weight /= 2
+    progress.spectra = []  # of weights that are no more
     what = "; ".join(map(str, alarms))
     remedies = ". ".join(dict.fromkeys(alarm.remedy for alarm in alarms))
     if progress.rollbacks < ROLLBACKS:
