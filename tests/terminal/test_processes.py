@@ -20,6 +20,7 @@ PLAN: dict[str, Any] = {"steps": 50, "base": 4, "threads": 1, "precision": "floa
 OPTIONS = [word for name, value in PLAN.items() for word in (f"--{name}", str(value))] + [
     "--no-claims"
 ]
+HOLDING = ("--set", "spectrum_share=0.05")
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def pairs(walk: Any) -> Path:
 def whole(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> cs.Model:
     """Return the model of two processes that nothing interrupts."""
     run = tmp_path_factory.mktemp("processes") / "run"
-    finish(pairs, run)
+    finish(pairs, run, *HOLDING)
     names = {path.name for path in run.iterdir()}
     assert names - {"tensorboard"} == {"model.zip", "log.jsonl", "checkpoints"}
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -80,7 +81,7 @@ def whole(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> cs.Model:
 
 
 def test_two_processes_learn_as_one_does_from_twice_the_batch(pairs: Path, whole: cs.Model) -> None:
-    one = cs.train(cs.read_registered(pairs), cs.TrainingPlan(batch=8, **PLAN))
+    one = cs.train(cs.read_registered(pairs), cs.TrainingPlan(batch=8, spectrum_share=0.05, **PLAN))
     assert (one.training["processes"], whole.training["processes"]) == (1, 2)
     assert len(whole.log) == len(one.log)
     for line, expected in zip(logged(whole), logged(one), strict=True):
@@ -102,7 +103,7 @@ def test_when_one_is_killed_all_end_and_the_run_goes_on_exactly(
     pairs: Path, whole: cs.Model, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with training(pairs, run) as process:
+    with training(pairs, run, *HOLDING) as process:
         wait_for_checkpoint(run, process)
         workers = children(process.pid)
         os.kill(workers[0], signal.SIGKILL)
@@ -110,7 +111,7 @@ def test_when_one_is_killed_all_end_and_the_run_goes_on_exactly(
         assert process.returncode != 0
         assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert not (run / "model.zip").exists()
-    assert "Going on from step" in finish(pairs, run, "--resume")
+    assert "Going on from step" in finish(pairs, run, *HOLDING, "--resume")
     assert not list(run.glob(".*"))
     resumed = cs.Model.load(run / "model.zip")
     assert logged(resumed) == logged(whole)

@@ -97,6 +97,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if self.minutes is None and self.steps is None:
             object.__setattr__(self, "minutes", 10.0)
+        shares = (self.mse_share, self.ssim_share, self.spectrum_share)
         rules = {
             "network must be fast or paper": self.network in ("fast", "paper"),
             "minutes and steps exclude each other": self.minutes is None or self.steps is None,
@@ -114,9 +115,9 @@ class TrainingPlan:
             > 0,
             "warm_share must be above 0 and at most 1": 0 < self.warm_share <= 1,
             "warm_ssim must be at least 0": self.warm_ssim >= 0,
+            "mse_share, ssim_share and spectrum_share must be at least 0": min(shares) >= 0,
             "mse_share, ssim_share and spectrum_share must leave room for the adversarial term": (
-                min(shares := (self.mse_share, self.ssim_share, self.spectrum_share)) >= 0
-                and sum(shares) < 1
+                sum(shares) < 1
             ),
             "background_share must be at least 0 and below 1": 0 <= self.background_share < 1,
             "haze must be at least 0": self.haze >= 0,

@@ -444,8 +444,9 @@ def train_step(
     compared = [_compare(output, wanted) for output, wanted in zip(outputs, targets, strict=True)]
     whole = torch.stack([similarity for _, similarity in compared]).detach().mean()
     processes.average([whole])
-    if progress.phase == "adversarial" and plan.spectrum_share:
-        spectra = remember_spectra(progress, outputs, targets, processes)
+    holds = progress.phase == "adversarial" and plan.spectrum_share > 0
+    if holds:
+        spectra = remember_spectra(progress, mean_spectra(outputs, targets, processes))
     for n, (part, wanted) in enumerate(zip(sources, targets, strict=True)):
         output, (mse, own) = outputs[n], compared[n]
         if learns and parts > 1:
@@ -460,9 +461,9 @@ def train_step(
             adversarial = adversarial_loss(plan.engine.run(state.discriminator, fake))
             objective = objective + progress.adversarial_weight * adversarial
             note(adversarial=adversarial)
-        if progress.phase == "adversarial" and plan.spectrum_share:
-            part_of = compare_spectra(output, wanted)
-            off = spectrum_loss(part_of + (spectra - part_of.detach()))
+        if holds:
+            powers = compare_spectra(output, wanted)
+            off = spectrum_loss(powers + (spectra - powers.detach()))
             objective = objective + progress.spectrum_weight * off
             note(spectrum=off)
         if learns:
@@ -478,14 +479,11 @@ def train_step(
     return losses
 
 
-def remember_spectra(
-    progress: Progress, outputs: Sequence[Tensor], targets: Sequence[Tensor], processes: Processes
-) -> Float[Tensor, "both r"]:
-    """Return the running mean of what steps say of the spectra, this step's whole batch the last.
+def remember_spectra(progress: Progress, whole: Float[Tensor, "both r"]) -> Float[Tensor, "both r"]:
+    """Return the running mean of the steps' spectra, this one's the last.
 
     Of one batch's spectrum a ring is a few numbers: what it is off by chance would be learnt.
     """
-    whole = _mean_spectra(outputs, targets, processes)
     if progress.spectra:
         whole = torch.tensor(progress.spectra).to(whole).lerp(whole, 1 - MEMORY)
     progress.spectra = whole.tolist()
@@ -493,9 +491,10 @@ def remember_spectra(
 
 
 @torch.no_grad()
-def _mean_spectra(
+def mean_spectra(
     outputs: Sequence[Tensor], targets: Sequence[Tensor], processes: Processes
 ) -> Float[Tensor, "both r"]:
+    """Return the power of a step's whole batch, from all parts of all processes."""
     compared = [compare_spectra(*both) for both in zip(outputs, targets, strict=True)]
     whole = torch.stack(compared).mean(dim=0)
     processes.average([whole])
@@ -573,17 +572,15 @@ def enter_phase(
     if not progress.target_noise:
         progress.target_noise = measure_target_noise(state, plan, data, steps, processes)
     if phase == "adversarial":
-        terms = [terms_of(state, plan, data, step, processes) for step in steps]
+        found = [terms_of(state, plan, data, step, processes) for step in steps]
+        terms, spectra = zip(*found, strict=True)
         mse, ssim_term, adversarial = np.mean(terms, axis=0)
         total = adversarial / (1 - plan.mse_share - plan.ssim_share - plan.spectrum_share)
         progress.adversarial_weight = 1.0
         progress.mse_weight = float(plan.mse_share * total / max(mse, SMALLEST))
         progress.ssim_weight = float(plan.ssim_share * total / max(ssim_term, SMALLEST))
-        if plan.spectrum_share:
-            spectra = [spectra_of(state, plan, data, step, processes) for step in steps]
-            mean = torch.stack(spectra).mean(dim=0)
-            off = float(spectrum_loss(mean))
-            progress.spectrum_weight = float(plan.spectrum_share * total / max(off, NO_MATTER))
+        off = float(spectrum_loss(torch.stack(spectra).mean(dim=0)))
+        progress.spectrum_weight = float(plan.spectrum_share * total / max(off, NO_MATTER))
         state.mark_sound()
 
 
@@ -617,32 +614,21 @@ def measure_target_noise(
 @torch.no_grad()
 def terms_of(
     state: State, plan: TrainingPlan, data: Data, step: int, processes: Processes = ALONE
-) -> tuple[float, float, float]:
-    """Return the MSE, SSIM and adversarial terms of one step's whole batch."""
+) -> tuple[tuple[float, float, float], Float[Tensor, "both r"]]:
+    """Return the MSE, SSIM and adversarial terms of one step's whole batch, and its spectra."""
     source, target = draw_batch(data, plan, step, processes)
-    grains = draw_grain(plan, step, source.device, processes)
+    grain = draw_grain(plan, step, source.device, processes)
+    sources, targets, grains = (whole.chunk(plan.accumulate) for whole in (source, target, grain))
+    outputs = [plan.engine.run(state.generator, part) for part in sources]
     sums = np.zeros(3)
-    for part, wanted, grain in zip(
-        *(whole.chunk(plan.accumulate) for whole in (source, target, grains)), strict=True
-    ):
-        output = plan.engine.run(state.generator, part)
+    for output, wanted, grain in zip(outputs, targets, grains, strict=True):
         fake = as_taken(output, grain, state.progress)
         verdict = adversarial_loss(plan.engine.run(state.discriminator, fake))
         mse, similarity = _compare(output, wanted)
         sums += [float(mse), float(similarity), float(verdict)]
     mean_mse, mean_ssim, adversarial = processes.mean((sums / plan.accumulate).tolist())
-    return mean_mse, float(ssim_loss(torch.tensor(mean_ssim))), adversarial
-
-
-@torch.no_grad()
-def spectra_of(
-    state: State, plan: TrainingPlan, data: Data, step: int, processes: Processes = ALONE
-) -> Float[Tensor, "both r"]:
-    """Return what one step's whole batch says of the output's and the target's spectrum."""
-    source, target = (
-        part.chunk(plan.accumulate) for part in draw_batch(data, plan, step, processes)
-    )
-    return _mean_spectra([plan.engine.run(state.generator, x) for x in source], target, processes)
+    terms = (mean_mse, float(ssim_loss(torch.tensor(mean_ssim))), adversarial)
+    return terms, mean_spectra(outputs, targets, processes)
 
 
 def set_rates(state: State, plan: TrainingPlan, done: float) -> None:
